@@ -1,0 +1,2 @@
+//! First instructions to `kernel_main(&BootInfo)`.
+#![no_std]
