@@ -1,1 +1,5 @@
-//! event.
+//! Readiness and waiting: wait queues.
+
+mod wait;
+
+pub use wait::{Registration, WaitQueue};

@@ -29,7 +29,9 @@ pub use user::UserAccess;
 use core::fmt;
 
 /// Everything below the core, joined in one type. One value exists for the life of the machine.
-pub trait Platform: Memory + UserAccess + Cpu + Threads + Clock + Entropy + Power + Sized + Send + Sync + 'static {
+pub trait Platform:
+    Memory + UserAccess + Cpu + Threads + Clock + Entropy + Power + Sized + Send + Sync + 'static
+{
     /// The console: the workload's standard input, output and error.
     fn console(&self) -> &dyn Console;
 

@@ -1,0 +1,48 @@
+//! Where data goes and comes from: the workload's memory, or a kernel buffer in tests and in the kernel itself.
+//!
+//! A copy may fault, and the fault may need the file that is being copied: nobody holds a lock over one of these calls.
+
+use super::Page;
+use crate::errno::Result;
+
+/// Takes data, in order: the buffers of a `read`.
+pub trait Sink {
+    /// How many bytes it still takes.
+    fn remaining(&self) -> usize;
+
+    /// Takes bytes, at most `remaining`; returns how many. Fewer than it could: the memory ends there. EFAULT: none.
+    fn put(&mut self, bytes: &[u8]) -> Result<usize>;
+
+    /// Takes `len` bytes of `page` from `offset` on, which lie within it; otherwise as `put`.
+    fn put_page(&mut self, page: &Page, offset: usize, len: usize) -> Result<usize>;
+
+    /// Takes `len` zero bytes; otherwise as `put`.
+    fn put_zeros(&mut self, len: usize) -> Result<usize>;
+}
+
+/// Gives data, in order: the buffers of a `write`.
+pub trait Source {
+    /// How many bytes it still gives.
+    fn remaining(&self) -> usize;
+
+    /// Fills the beginning of `into`; returns how many bytes. Fewer than it could: the memory ends there. EFAULT: none.
+    fn take(&mut self, into: &mut [u8]) -> Result<usize>;
+
+    /// Fills `len` bytes of `page` at `offset`, which lie within it; otherwise as `take`.
+    fn take_page(&mut self, page: &Page, offset: usize, len: usize) -> Result<usize>;
+
+    /// Passes over `count` bytes without looking at them.
+    fn skip(&mut self, count: usize);
+}
+
+/// What a file mapping is a view of: pages by index. Never blocks on a lock that is held over a user copy.
+pub trait Mappable: Send + Sync {
+    /// Page `index`: the one all shared mappings and `read` see. With `write`, one that may be written.
+    /// ENXIO: beyond the end of the file (SIGBUS).
+    fn page(&self, index: u64, write: bool) -> Result<Page>;
+
+    /// Pages that are at hand and clean around `index`, to map with it: calls `each` with index and page.
+    fn cached(&self, first: u64, count: u64, each: &mut dyn FnMut(u64, Page)) {
+        let _ = (first, count, each);
+    }
+}
