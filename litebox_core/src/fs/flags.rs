@@ -55,3 +55,15 @@ bitflags::bitflags! {
         const _ = !0;
     }
 }
+bitflags::bitflags! {
+    /// `resolve` of `openat2(2)`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct ResolveFlags: u64 {
+        const NO_XDEV = 1;
+        const NO_MAGICLINKS = 2;
+        const NO_SYMLINKS = 4;
+        const BENEATH = 8;
+        const IN_ROOT = 16;
+        const CACHED = 32;
+    }
+}

@@ -11,9 +11,12 @@ mod lower;
 mod metadata;
 mod mount;
 mod open;
+pub mod ops;
+pub mod path;
+pub mod tmpfs;
 
 pub use context::{Credentials, FsContext};
-pub use flags::{OFlags, Permission, PollEvents};
+pub use flags::{OFlags, Permission, PollEvents, ResolveFlags};
 pub use lower::{Lower, LowerEntry, LowerId, LowerMetadata};
 pub use metadata::{DeviceId, FileType, Metadata, SetAttributes, SetTime, StatFs, Timestamp};
 pub use mount::{Location, Mount, MountTable, same};
