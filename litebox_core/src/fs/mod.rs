@@ -5,7 +5,9 @@
 //! over a copy to or from the workload's memory, since that may fault into the very file that is copied.
 //! Names and paths are bytes. Sources: `path_resolution(7)`, `inode(7)`, POSIX.1-2024 and the pages of the calls.
 
+pub mod console;
 mod context;
+pub mod devfs;
 mod flags;
 mod lower;
 mod metadata;
@@ -13,6 +15,7 @@ mod mount;
 mod open;
 pub mod ops;
 pub mod path;
+mod pipe;
 pub mod tmpfs;
 
 pub use context::{Credentials, FsContext};
@@ -21,6 +24,7 @@ pub use lower::{Lower, LowerEntry, LowerId, LowerMetadata};
 pub use metadata::{DeviceId, FileType, Metadata, SetAttributes, SetTime, StatFs, Timestamp};
 pub use mount::{Location, Mount, MountTable, same};
 pub use open::{OpenFile, Whence};
+pub use pipe::pipe;
 
 use crate::errno::{Errno, Result};
 use crate::event::WaitQueue;

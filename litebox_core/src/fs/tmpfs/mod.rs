@@ -17,6 +17,7 @@ mod tests;
 
 pub use node::Node;
 
+use super::devfs::Drivers;
 use super::{Credentials, DeviceId, FileType, Host, Inode, Lower, LowerId, StatFs, Timestamp};
 use crate::errno::{Errno, Result};
 use alloc::collections::VecDeque;
@@ -35,6 +36,7 @@ pub struct Tmpfs {
     host: &'static dyn Host,
     dev: DeviceId,
     lower: Option<Arc<dyn Lower>>,
+    drivers: Option<Arc<dyn Drivers>>,
     next_ino: AtomicU64,
     /// Own pages, and how many there may be.
     used: AtomicU64,
@@ -50,18 +52,21 @@ pub struct Tmpfs {
 }
 
 impl Tmpfs {
-    /// A new file system on device `dev`, over `lower` if there is one, whose own data may take `limit` pages.
+    /// A new file system on device `dev`, over `lower` if there is one, whose own data may take `limit` pages; `drivers`
+    /// opens the device nodes on it.
     /// EIO: the lower has no root directory.
     pub fn new(
         host: &'static dyn Host,
         dev: DeviceId,
         lower: Option<Arc<dyn Lower>>,
+        drivers: Option<Arc<dyn Drivers>>,
         limit: u64,
     ) -> Result<(Arc<Tmpfs>, Arc<dyn Inode>)> {
         let fs = Arc::new(Tmpfs {
             host,
             dev,
             lower,
+            drivers,
             next_ino: AtomicU64::new(OWN_INO),
             used: AtomicU64::new(0),
             limit,
@@ -86,7 +91,7 @@ impl Tmpfs {
 
     /// An empty file without a name on a file system of its own (`memfd_create(2)`).
     pub fn anonymous_file(host: &'static dyn Host, dev: DeviceId, limit: u64) -> Result<Arc<Node>> {
-        let (fs, _root) = Tmpfs::new(host, dev, None, limit)?;
+        let (fs, _root) = Tmpfs::new(host, dev, None, None, limit)?;
         Node::new(&fs, super::NewNode::Regular, 0o777, &Credentials::default())
     }
 

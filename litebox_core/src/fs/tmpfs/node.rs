@@ -559,11 +559,17 @@ impl Inode for Node {
         Some((parent.upgrade()?, name.to_vec()))
     }
 
-    fn open(self: Arc<Self>, _flags: OFlags) -> Result<Arc<dyn File>> {
+    fn open(self: Arc<Self>, flags: OFlags) -> Result<Arc<dyn File>> {
         match self.file_type {
             FileType::Regular => Ok(self),
             FileType::Directory => Ok(Arc::new(DirectoryFile { node: self })),
             FileType::Symlink => Err(Errno::ELOOP),
+            FileType::CharDevice => {
+                let drivers = self.fs.drivers.clone().ok_or(Errno::EACCES)?;
+                let rdev = self.rdev;
+                drivers.open(self, rdev, flags)
+            }
+            // FIXME: FIFOs with names can be made but not opened; they need an end that waits for the other in open.
             _ => Err(Errno::ENXIO),
         }
     }
