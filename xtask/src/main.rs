@@ -1,2 +1,36 @@
-//! The one command line.
-fn main() {}
+//! The one command line: run, test, bench, doctor.
+
+mod accel;
+mod app;
+mod cli;
+mod host;
+mod install;
+mod kernel;
+mod launch;
+mod machine;
+mod manifest;
+mod protocol;
+mod qemu;
+mod run;
+mod workload;
+
+use clap::Parser;
+
+use crate::protocol::status;
+
+fn main() {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap's own status for a wrong option is 2, which a program could have returned.
+            let status = if error.use_stderr() { status::LAUNCH_FAILED } else { 0 };
+            let _ = error.print();
+            std::process::exit(status);
+        }
+    };
+    let status = match cli.command {
+        cli::Task::RunSnp(args) => run::run(&args),
+        cli::Task::Doctor(_) | cli::Task::Test(_) => status::LAUNCH_FAILED,
+    };
+    std::process::exit(status);
+}

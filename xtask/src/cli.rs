@@ -1,0 +1,231 @@
+//! The command line: options, their values and their help.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::TypedValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Run one Linux program alone in a virtual machine, and what belongs to that.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Task,
+}
+
+/// The sub-commands.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Run a Linux program in a virtual machine that holds our kernel and it, and nothing else
+    RunSnp(Run),
+    /// Say what this host can do and what to install
+    Doctor(Doctor),
+    /// Run every check and test that the README promises
+    Test(Test),
+}
+
+/// What `run-snp` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: the program's own; 128+N if signal N ended it; 121 the guest detected an attack by the host;
+122 kernel bug; 124 timed out; 125 the launcher failed; 126 not executable; 127 not found; 130 Ctrl-C.
+
+With --rootfs, APP is looked up inside the root file system first (names without a slash along its PATH:
+/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin); only what is not found there is taken from the host.")]
+pub struct Run {
+    /// Where it runs; `auto` takes the most protected one that there is
+    #[arg(long, value_enum, default_value_t = Platform::Auto)]
+    pub platform: Platform,
+    /// Root file system: a directory or a tar archive
+    #[arg(long, value_name = "DIR|TAR")]
+    pub rootfs: Option<PathBuf>,
+    /// The machine's memory: bytes, or with a suffix K, M, G (at least 16M)
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = memory_size)]
+    pub memory: u64,
+    /// Set an environment variable (repeatable)
+    #[arg(long = "env", value_name = "K=V", value_parser = clap::builder::OsStringValueParser::new().try_map(environment))]
+    pub env: Vec<OsString>,
+    /// Working directory of the program
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub workdir: String,
+    /// End the machine after this many seconds, with status 124
+    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
+    /// What executes the guest; `auto` tries kvm and falls back to tcg
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub accel: Accel,
+    /// Show the kernel's log on stderr
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Report what ran, where, how long and its exit status as JSON: into FILE, or as the last line of stderr
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub json: Option<Option<PathBuf>>,
+    /// An ELF file on the host, or a path inside --rootfs
+    #[arg(value_name = "APP")]
+    pub app: OsString,
+    /// The program's arguments, passed on as they are
+    #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<OsString>,
+}
+
+/// What `doctor` takes.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The report as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `test` takes.
+#[derive(Debug, Args)]
+pub struct Test {
+    /// Leave out what takes long: Miri and the end-to-end tests marked slow
+    #[arg(long)]
+    pub quick: bool,
+    /// Run only the checks whose name, or the tests whose name, contains this
+    pub filter: Option<String>,
+}
+
+/// A place to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Platform {
+    /// The most protected one that there is
+    Auto,
+    /// A confidential VM on SEV-SNP hardware
+    Snp,
+    /// The SNP emulator
+    SnpEmulated,
+    /// An ordinary VM: not confidential
+    Vm,
+}
+
+/// A choice of accelerator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Accel {
+    /// KVM where it works
+    Auto,
+    /// The CPU itself
+    Kvm,
+    /// QEMU's translator
+    Tcg,
+}
+
+/// The least memory that the kernel runs in.
+const MEMORY_MIN: u64 = 16 << 20;
+/// The memory below the devices of a microvm; more would have a hole in it that no test covers yet.
+const MEMORY_MAX: u64 = 3 << 30;
+
+/// Parses `4096`, `64M`, `1G`, `512MiB`.
+pub fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a size; write bytes or a number with K, M or G, such as 256M");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(digits);
+    let shift = match suffix.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+fn memory_size(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        bytes if bytes < MEMORY_MIN => Err("the kernel needs at least 16M".into()),
+        bytes if bytes > MEMORY_MAX => Err("at most 3G are supported".into()),
+        // Whole pages; a machine's memory is made of them.
+        bytes => Ok(bytes & !0xfff),
+    }
+}
+
+fn environment(text: OsString) -> Result<OsString, String> {
+    use std::os::unix::ffi::OsStrExt;
+    match text.as_bytes().iter().position(|&byte| byte == b'=') {
+        Some(0) | None => Err(format!("`{}` is not of the form K=V", text.display())),
+        Some(_) => Ok(text),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a number of seconds above zero");
+    let seconds: f64 = text.parse().map_err(|_| wrong())?;
+    Duration::try_from_secs_f64(seconds).ok().filter(|time| !time.is_zero()).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(words: &[&str]) -> Result<Run, clap::Error> {
+        let words = ["cargo xtask", "run-snp"].iter().chain(words);
+        Cli::try_parse_from(words).map(|cli| match cli.command {
+            Task::RunSnp(run) => run,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn definition_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, want) in [("0", 0), ("4096", 4096), ("1k", 1024), ("256M", 256 << 20), ("2GiB", 2 << 30)] {
+            assert_eq!(size(text), Ok(want), "{text}");
+        }
+        for text in ["", "M", "-1", "1.5G", "1T", "1 M", "99999999999999999999", "18446744073709551615K"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        assert!(run(&["--memory", "15M", "a"]).is_err());
+        assert!(run(&["--memory", "64G", "a"]).is_err());
+        assert_eq!(run(&["--memory", "16M", "a"]).unwrap().memory, 16 << 20);
+        assert_eq!(run(&["a"]).unwrap().memory, 256 << 20);
+    }
+
+    #[test]
+    fn what_follows_the_program_is_its_own() {
+        let run = run(&["--env", "A=b=c", "app", "--memory", "1", "-v", "--", "-x"]).unwrap();
+        assert_eq!(run.env, ["A=b=c"]);
+        assert_eq!(run.args, ["--memory", "1", "-v", "--", "-x"]);
+        assert!(!run.verbose);
+    }
+
+    #[test]
+    fn json_takes_a_file_only_after_an_equals_sign() {
+        assert_eq!(run(&["app"]).unwrap().json, None);
+        assert_eq!(run(&["--json", "app"]).unwrap().json, Some(None));
+        assert_eq!(run(&["--json=x", "app"]).unwrap().json, Some(Some("x".into())));
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for words in [
+            &["--env", "novalue", "a"][..],
+            &["--env", "=v", "a"],
+            &["--timeout", "0", "a"],
+            &["--timeout", "-1", "a"],
+            &["--timeout", "nan", "a"],
+            &["--platform", "moon", "a"],
+            &[],
+        ] {
+            assert!(run(words).is_err(), "{words:?}");
+        }
+    }
+}

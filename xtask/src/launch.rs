@@ -1,0 +1,508 @@
+//! Starts a [`Machine`] in QEMU, carries its streams, and says how it ended.
+//!
+//! One thread per stream copies bytes, so that a slow reader of the output delays nothing but that output; the calling
+//! thread waits for events only. Invariant: QEMU never outlives the caller: it is killed when [`launch`] returns
+//! early, and by the Linux kernel (`PR_SET_PDEATHSIG`) when the caller dies. `run-snp`, `test` and `bench` all start their
+//! virtual machines here.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+
+use crate::machine::{Machine, Streams};
+use crate::protocol::{Line, Parser, Verdict, status};
+
+/// Where the workload's standard input comes from.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// This process's own, until its end.
+    Inherit,
+    /// These bytes, then the end of file.
+    Bytes(Vec<u8>),
+}
+
+/// Where a stream of output goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// To this process's own.
+    Inherit,
+    /// Into the [`Outcome`].
+    Capture,
+}
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct LaunchSpec {
+    /// QEMU's path.
+    pub qemu: PathBuf,
+    /// The machine.
+    pub machine: Machine,
+    /// The encoded manifest.
+    pub manifest: Vec<u8>,
+    /// Standard input.
+    pub stdin: Input,
+    /// Standard output.
+    pub stdout: Output,
+    /// Standard error.
+    pub stderr: Output,
+    /// The kernel's log: to this process's standard error, or into the outcome only.
+    pub show_log: bool,
+    /// When to end the machine.
+    pub timeout: Option<Duration>,
+    /// Whether Ctrl-C and SIGTERM end the machine (they then no longer end this process by themselves).
+    pub handle_signals: bool,
+}
+
+/// Why a machine stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest said so.
+    Verdict(Verdict),
+    /// The timeout passed.
+    TimedOut,
+    /// This signal reached the launcher.
+    Interrupted(i32),
+    /// Nobody reads the output any more.
+    OutputClosed,
+    /// The machine is gone without a word.
+    Vanished {
+        /// Whether the kernel had started.
+        booted: bool,
+        /// How QEMU ended and what it said.
+        qemu: String,
+    },
+}
+
+impl Ending {
+    /// The launcher's exit status.
+    pub fn status(&self) -> i32 {
+        match self {
+            Self::Verdict(verdict) => verdict.status(),
+            Self::TimedOut => status::TIMED_OUT,
+            Self::Interrupted(signal) => status::SIGNALED + signal,
+            Self::OutputClosed => status::SIGNALED + Signal::SIGPIPE as i32,
+            Self::Vanished { booted: false, .. } => status::LAUNCH_FAILED,
+            Self::Vanished { booted: true, .. } => status::KERNEL_BUG,
+        }
+    }
+}
+
+/// When things happened, counted from QEMU's start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timing {
+    /// The kernel said that it runs.
+    pub booted: Option<Duration>,
+    /// The first byte of the workload's output arrived.
+    pub first_byte: Option<Duration>,
+    /// The first line of the workload's output was complete.
+    pub first_line: Option<Duration>,
+    /// The guest said how it ended.
+    pub verdict: Option<Duration>,
+    /// QEMU was gone and every stream had been passed on.
+    pub total: Duration,
+}
+
+/// How a launch went.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Why the machine stopped.
+    pub ending: Ending,
+    /// When things happened.
+    pub timing: Timing,
+    /// Captured standard output.
+    pub stdout: Vec<u8>,
+    /// Captured standard error.
+    pub stderr: Vec<u8>,
+    /// The kernel's log (at most [`LOG_MAX`] lines, the last ones dropped).
+    pub log: Vec<String>,
+}
+
+/// Lines of log that an [`Outcome`] keeps.
+pub const LOG_MAX: usize = 10_000;
+
+/// After the guest's last word QEMU has this long to go by itself.
+const GRACE: Duration = Duration::from_secs(2);
+
+enum Event {
+    Serial(Line),
+    First { byte: bool },
+    Closed(Stream, Vec<u8>),
+    OutputClosed,
+    Signal(i32),
+    QemuExited,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Serial,
+    Stdout,
+    Stderr,
+    QemuErrors,
+}
+
+/// Kills QEMU when it goes out of scope.
+struct Qemu {
+    child: Child,
+    reaped: Option<ExitStatus>,
+}
+
+impl Qemu {
+    fn kill(&mut self) {
+        if self.reaped.is_none() {
+            // It may have exited by itself in the meantime; then there is nothing to kill.
+            let _ = self.child.kill();
+        }
+    }
+
+    fn reap(&mut self) -> Option<ExitStatus> {
+        if self.reaped.is_none() {
+            self.reaped = self.child.wait().ok();
+        }
+        self.reaped
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.kill();
+        self.reap();
+    }
+}
+
+/// The signals that end a machine.
+fn ending_signals() -> SigSet {
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
+}
+
+/// Starts the machine and waits for its end.
+///
+/// # Errors
+/// QEMU could not be started at all. How a machine that did start went is never an `Err`.
+pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
+    let (serial, serial_qemu) = UnixStream::pair().context("cannot make a socket pair")?;
+    let (stdin, stdin_qemu) = UnixStream::pair().context("cannot make a socket pair")?;
+    let (stdout, stdout_qemu) = UnixStream::pair().context("cannot make a socket pair")?;
+    let (stderr, stderr_qemu) = UnixStream::pair().context("cannot make a socket pair")?;
+    let manifest: OwnedFd =
+        memfd_create(c"manifest", MFdFlags::MFD_CLOEXEC).context("cannot make a memory file")?;
+    let mut manifest = File::from(manifest);
+    manifest.write_all(&spec.manifest).context("cannot write the manifest")?;
+
+    let streams = Streams {
+        serial: serial_qemu.as_raw_fd(),
+        stdin: stdin_qemu.as_raw_fd(),
+        stdout: stdout_qemu.as_raw_fd(),
+        stderr: stderr_qemu.as_raw_fd(),
+        manifest: manifest.as_raw_fd(),
+    };
+    if spec.handle_signals {
+        // Before any thread starts, so that each inherits the mask and only the one that waits takes them.
+        ending_signals().thread_block().context("cannot block signals")?;
+    }
+    let mut command = Command::new(&spec.qemu);
+    command
+        .args(spec.machine.arguments(&streams))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let inherited = [streams.serial, streams.stdin, streams.stdout, streams.stderr, streams.manifest];
+    let start = Instant::now();
+    let child =
+        spawn(&mut command, inherited).with_context(|| format!("cannot start {}", spec.qemu.display()))?;
+    let mut qemu = Qemu { child, reaped: None };
+    // QEMU's ends live in QEMU alone, or its death would not end the streams.
+    drop((serial_qemu, stdin_qemu, stdout_qemu, stderr_qemu, manifest));
+
+    let (events, inbox) = mpsc::channel();
+    let errors = qemu.child.stderr.take();
+    carry_serial(serial, events.clone());
+    carry_output(stdout, Stream::Stdout, spec.stdout, events.clone());
+    carry_output(stderr, Stream::Stderr, spec.stderr, events.clone());
+    if let Some(errors) = errors {
+        carry_errors(errors, events.clone());
+    }
+    // Half-closed at the end of input, and kept open until the end: QEMU takes a full close for "discard".
+    let stdin_end = stdin.try_clone().context("cannot duplicate a socket")?;
+    carry_input(stdin, spec.stdin.clone());
+    if spec.handle_signals {
+        let events = events.clone();
+        thread::spawn(move || {
+            while let Ok(signal) = ending_signals().wait() {
+                if events.send(Event::Signal(signal as i32)).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    watch_exit(qemu.child.id(), events);
+
+    let mut wait = Wait {
+        start,
+        timing: Timing::default(),
+        verdict: None,
+        forced: None,
+        log: Vec::new(),
+        show_log: spec.show_log,
+        captured: [Vec::new(), Vec::new(), Vec::new()],
+        open: 4,
+        exited: false,
+        deadline: spec.timeout.map(|timeout| start + timeout),
+    };
+    wait.until_over(&inbox, &mut qemu);
+    drop(stdin_end);
+    wait.timing.total = start.elapsed();
+    let exit = qemu.reap();
+    let [stdout, stderr, errors] = wait.captured;
+    let ending = match (wait.forced, wait.verdict) {
+        (Some(Ending::TimedOut), Some(verdict)) | (None, Some(verdict)) => Ending::Verdict(verdict),
+        (Some(forced), _) => forced,
+        (None, None) => Ending::Vanished {
+            booted: wait.timing.booted.is_some(),
+            qemu: describe_exit(exit, &String::from_utf8_lossy(&errors)),
+        },
+    };
+    Ok(Outcome { ending, timing: wait.timing, stdout, stderr, log: wait.log })
+}
+
+/// The state of [`launch`] while the machine runs.
+struct Wait {
+    start: Instant,
+    timing: Timing,
+    verdict: Option<Verdict>,
+    forced: Option<Ending>,
+    log: Vec<String>,
+    show_log: bool,
+    captured: [Vec<u8>; 3],
+    open: u32,
+    exited: bool,
+    deadline: Option<Instant>,
+}
+
+impl Wait {
+    /// Takes events until QEMU is gone and its streams are drained.
+    fn until_over(&mut self, inbox: &mpsc::Receiver<Event>, qemu: &mut Qemu) {
+        while !(self.exited && self.open == 0) {
+            let event = match self.deadline {
+                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(deadline) => inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+            };
+            match event {
+                Ok(event) => self.take(event, qemu),
+                Err(RecvTimeoutError::Disconnected) => break,
+                // Killed and still not drained: whoever reads our output has stopped.
+                Err(RecvTimeoutError::Timeout) if self.forced.is_some() => break,
+                Err(RecvTimeoutError::Timeout) if self.exited => self.deadline = None,
+                Err(RecvTimeoutError::Timeout) => self.force(Ending::TimedOut, qemu),
+            }
+        }
+    }
+
+    fn force(&mut self, ending: Ending, qemu: &mut Qemu) {
+        qemu.kill();
+        self.forced.get_or_insert(ending);
+        self.deadline = Some(Instant::now() + Duration::from_millis(300));
+    }
+
+    fn take(&mut self, event: Event, qemu: &mut Qemu) {
+        let now = self.start.elapsed();
+        match event {
+            Event::Serial(Line::Booted) => self.timing.booted = self.timing.booted.or(Some(now)),
+            Event::Serial(Line::Verdict(verdict)) => {
+                self.timing.verdict = Some(now);
+                self.verdict = Some(verdict);
+                let grace = Instant::now() + GRACE;
+                self.deadline = Some(self.deadline.map_or(grace, |deadline| deadline.min(grace)));
+            }
+            Event::Serial(Line::Log(line)) => {
+                if self.show_log {
+                    // Nobody may be reading; the log is not worth failing for.
+                    let _ = writeln!(io::stderr(), "{line}");
+                }
+                if self.log.len() < LOG_MAX {
+                    self.log.push(line);
+                }
+            }
+            Event::First { byte: true } => self.timing.first_byte = self.timing.first_byte.or(Some(now)),
+            Event::First { byte: false } => self.timing.first_line = self.timing.first_line.or(Some(now)),
+            Event::Closed(stream, bytes) => {
+                self.open = self.open.saturating_sub(1);
+                match stream {
+                    Stream::Stdout => self.captured[0] = bytes,
+                    Stream::Stderr => self.captured[1] = bytes,
+                    Stream::QemuErrors => self.captured[2] = bytes,
+                    Stream::Serial => {}
+                }
+            }
+            Event::OutputClosed => self.force(Ending::OutputClosed, qemu),
+            Event::Signal(signal) => self.force(Ending::Interrupted(signal), qemu),
+            Event::QemuExited => self.exited = true,
+        }
+    }
+}
+
+/// Starts QEMU with these descriptors open in it.
+fn spawn(command: &mut Command, inherited: [RawFd; 5]) -> io::Result<Child> {
+    // A group of its own: Ctrl-C on the terminal is the launcher's to handle, not QEMU's.
+    command.process_group(0);
+    let parent = nix::unistd::getpid();
+    let prepare = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        if nix::unistd::getppid() != parent {
+            return Err(io::Error::other("the launcher is gone"));
+        }
+        ending_signals().thread_unblock()?;
+        for fd in inherited {
+            // SAFETY: the caller keeps these descriptors open until after the fork.
+            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+            fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls only (`prctl`, `getppid`, `sigprocmask`, `fcntl`), all
+    // async-signal-safe; it allocates only on the way to failing.
+    unsafe { command.pre_exec(prepare) };
+    command.spawn()
+}
+
+fn carry_serial(mut from: UnixStream, events: Sender<Event>) {
+    thread::spawn(move || {
+        let (mut parser, mut buffer) = (Parser::default(), vec![0; 4096]);
+        let mut send = |line| drop(events.send(Event::Serial(line)));
+        while let Some(bytes) = read_some(&mut from, &mut buffer) {
+            parser.feed(bytes, &mut send);
+        }
+        parser.finish(&mut send);
+        let _ = events.send(Event::Closed(Stream::Serial, Vec::new()));
+    });
+}
+
+fn carry_errors(mut from: impl Read + Send + 'static, events: Sender<Event>) {
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        let _ = from.by_ref().take(64 * 1024).read_to_end(&mut kept);
+        let _ = io::copy(&mut from, &mut io::sink());
+        let _ = events.send(Event::Closed(Stream::QemuErrors, kept));
+    });
+}
+
+fn carry_output(mut from: UnixStream, stream: Stream, output: Output, events: Sender<Event>) {
+    thread::spawn(move || {
+        let mut buffer = vec![0; 64 * 1024];
+        let mut kept = Vec::new();
+        let (mut seen_byte, mut seen_line) = (stream != Stream::Stdout, stream != Stream::Stdout);
+        let target = match (output, stream) {
+            (Output::Capture, _) => None,
+            (Output::Inherit, Stream::Stdout) => nix::unistd::dup(io::stdout()).ok().map(File::from),
+            (Output::Inherit, _) => nix::unistd::dup(io::stderr()).ok().map(File::from),
+        };
+        let mut broken = false;
+        while let Some(bytes) = read_some(&mut from, &mut buffer) {
+            if !seen_byte {
+                seen_byte = true;
+                let _ = events.send(Event::First { byte: true });
+            }
+            if !seen_line && bytes.contains(&b'\n') {
+                seen_line = true;
+                let _ = events.send(Event::First { byte: false });
+            }
+            match &target {
+                None if output == Output::Capture => kept.extend_from_slice(bytes),
+                Some(target) if !broken => {
+                    if write_all(target, bytes).is_err() {
+                        broken = true;
+                        // As on Linux, a program whose output nobody reads is ended; one whose errors nobody reads is not.
+                        if stream == Stream::Stdout {
+                            let _ = events.send(Event::OutputClosed);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        let _ = events.send(Event::Closed(stream, kept));
+    });
+}
+
+fn carry_input(to: UnixStream, input: Input) {
+    thread::spawn(move || {
+        match input {
+            Input::Bytes(bytes) => drop((&to).write_all(&bytes)),
+            Input::Inherit => {
+                if let Ok(from) = nix::unistd::dup(io::stdin()) {
+                    let mut from = File::from(from);
+                    let mut buffer = vec![0; 64 * 1024];
+                    while let Some(bytes) = read_some(&mut from, &mut buffer) {
+                        if (&to).write_all(bytes).is_err() {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        let _ = to.shutdown(Shutdown::Write);
+    });
+}
+
+/// Reports QEMU's end without reaping it, so that its process id stays ours to kill.
+fn watch_exit(pid: u32, events: Sender<Event>) {
+    thread::spawn(move || {
+        let pid = Pid::from_raw(pid as i32);
+        while let Err(nix::Error::EINTR) = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+        }
+        let _ = events.send(Event::QemuExited);
+    });
+}
+
+/// The next bytes, or nothing at the end of the stream. A terminal or pipe may be in non-blocking mode, set by whoever shares
+/// it with us.
+fn read_some<'a>(from: &mut impl Read, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    loop {
+        match from.read(buffer) {
+            Ok(0) => return None,
+            Ok(n) => return buffer.get(..n),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                thread::sleep(Duration::from_millis(2))
+            }
+            Err(_) => return None,
+        }
+    }
+}
+
+fn write_all(mut to: &File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match to.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                thread::sleep(Duration::from_millis(2))
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn describe_exit(exit: Option<ExitStatus>, errors: &str) -> String {
+    let exit = exit.map_or_else(|| "QEMU is gone".to_owned(), |exit| format!("QEMU ended with {exit}"));
+    match errors.trim() {
+        "" => exit,
+        errors => format!("{exit} and said:\n{errors}"),
+    }
+}

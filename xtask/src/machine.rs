@@ -1,0 +1,190 @@
+//! The machine of the platform `vm`, as arguments for QEMU (`docs/design.md`, "The machine on the platform `vm`").
+//!
+//! Pure: a [`Machine`] becomes a list of words and nothing is started here. Each stream of bytes has a socket of its own,
+//! inherited by QEMU, so that the workload's output, its errors and the kernel's log never mix. The machine has
+//! nothing that the kernel does not drive: each device costs start-up time, and is something to attack with.
+//! Source: QEMU's `docs/system/i386/microvm.rst`; addresses and interrupts from `hw/i386/microvm.c`
+//! (without ACPI, slot N is at 0xfeb0_0000 + N * 512 with interrupt 5 + N).
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+/// What executes the guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    /// The CPU itself.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        })
+    }
+}
+
+/// The sockets and files that QEMU inherits.
+#[derive(Clone, Copy, Debug)]
+pub struct Streams {
+    /// The serial port: kernel log and exit protocol.
+    pub serial: RawFd,
+    /// To the workload's standard input.
+    pub stdin: RawFd,
+    /// From the workload's standard output.
+    pub stdout: RawFd,
+    /// From the workload's standard error.
+    pub stderr: RawFd,
+    /// A file that holds the manifest.
+    pub manifest: RawFd,
+}
+
+/// A virtual machine that can run the kernel.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// The kernel's ELF file.
+    pub kernel: PathBuf,
+    /// The workload image.
+    pub root: Option<PathBuf>,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// What executes it.
+    pub accelerator: Accelerator,
+    /// QEMU's CPU model.
+    pub cpu: String,
+    /// The guest's TSC frequency, where it is known.
+    pub tsc_khz: Option<u64>,
+    /// Wall-clock time at start, in nanoseconds since 1970.
+    pub realtime_ns: u64,
+}
+
+/// First register of the virtio-mmio slot.
+fn slot_address(slot: u32) -> u32 {
+    0xfeb0_0000 + slot * 0x200
+}
+
+/// The I/O APIC input of a virtio-mmio slot.
+fn slot_interrupt(slot: u32) -> u32 {
+    5 + slot
+}
+
+const CONSOLE_SLOT: u32 = 0;
+const ROOT_SLOT: u32 = 1;
+
+/// Words in a QEMU option string are separated by commas; one that belongs to a value is doubled.
+fn escape_commas(path: &std::path::Path) -> OsString {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let mut out = Vec::new();
+    for &byte in path.as_os_str().as_bytes() {
+        out.push(byte);
+        if byte == b',' {
+            out.push(b',');
+        }
+    }
+    OsString::from_vec(out)
+}
+
+impl Machine {
+    /// The kernel's command line.
+    pub fn command_line(&self) -> String {
+        let mut words =
+            vec![format!("console=mmio:{:#x}:{}", slot_address(CONSOLE_SLOT), slot_interrupt(CONSOLE_SLOT))];
+        if self.root.is_some() {
+            words.push(format!("root=mmio:{:#x}:{}", slot_address(ROOT_SLOT), slot_interrupt(ROOT_SLOT)));
+        }
+        if let Some(khz) = self.tsc_khz {
+            words.push(format!("tsc_khz={khz}"));
+        }
+        words.push(format!("realtime_ns={}", self.realtime_ns));
+        words.join(" ")
+    }
+
+    /// QEMU's arguments.
+    pub fn arguments(&self, streams: &Streams) -> Vec<OsString> {
+        let mut args: Vec<OsString> = Vec::new();
+        let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
+        add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
+        add(&[
+            "-M",
+            "microvm,acpi=off,pit=on,pic=off,rtc=on,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off",
+        ]);
+        add(&["-global", "virtio-mmio.force-legacy=false"]);
+        add(&["-accel", &self.accelerator.to_string(), "-cpu", &self.cpu, "-smp", "1"]);
+        add(&["-m", &format!("{}k", self.memory / 1024)]);
+        add(&["-chardev", &format!("socket,id=serial,fd={}", streams.serial), "-serial", "chardev:serial"]);
+        add(&["-device", &format!("virtio-serial-device,max_ports=4,bus=virtio-mmio-bus.{CONSOLE_SLOT}")]);
+        for (number, (name, fd)) in
+            [("stdin", streams.stdin), ("stdout", streams.stdout), ("stderr", streams.stderr)]
+                .iter()
+                .enumerate()
+        {
+            add(&["-chardev", &format!("socket,id={name},fd={fd}")]);
+            add(&["-device", &format!("virtserialport,chardev={name},nr={}", number + 1)]);
+        }
+        add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        add(&["-fw_cfg", &format!("name=opt/org.litebox/manifest,file=/proc/self/fd/{}", streams.manifest)]);
+        add(&["-append", &self.command_line()]);
+        args.push("-kernel".into());
+        args.push(self.kernel.clone().into());
+        if let Some(root) = &self.root {
+            let mut drive = OsString::from("if=none,id=root,format=raw,read-only=on,cache=writeback,file=");
+            drive.push(escape_commas(root));
+            args.push("-drive".into());
+            args.push(drive);
+            args.push("-device".into());
+            args.push(format!("virtio-blk-device,drive=root,bus=virtio-mmio-bus.{ROOT_SLOT}").into());
+        }
+        args
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine {
+            kernel: "/k".into(),
+            root: Some("/a,b".into()),
+            memory: 16 << 20,
+            accelerator: Accelerator::Tcg,
+            cpu: "max".into(),
+            tsc_khz: Some(2_000_000),
+            realtime_ns: 7,
+        }
+    }
+
+    #[test]
+    fn command_line_names_every_device() {
+        assert_eq!(
+            machine().command_line(),
+            "console=mmio:0xfeb00000:5 root=mmio:0xfeb00200:6 tsc_khz=2000000 realtime_ns=7"
+        );
+        let bare = Machine { root: None, tsc_khz: None, ..machine() };
+        assert_eq!(bare.command_line(), "console=mmio:0xfeb00000:5 realtime_ns=7");
+    }
+
+    #[test]
+    fn streams_have_sockets_of_their_own() {
+        let streams = Streams { serial: 10, stdin: 11, stdout: 12, stderr: 13, manifest: 14 };
+        let words: Vec<_> =
+            machine().arguments(&streams).into_iter().map(|w| w.into_string().expect("ASCII")).collect();
+        for want in [
+            "socket,id=serial,fd=10",
+            "socket,id=stdin,fd=11",
+            "socket,id=stdout,fd=12",
+            "socket,id=stderr,fd=13",
+            "virtserialport,chardev=stderr,nr=3",
+            "name=opt/org.litebox/manifest,file=/proc/self/fd/14",
+            "16384k",
+        ] {
+            assert!(words.iter().any(|w| w == want), "{want} is not in {words:?}");
+        }
+        assert!(words.iter().any(|w| w.ends_with("file=/a,,b")), "a comma in a path is doubled");
+    }
+}

@@ -1,0 +1,34 @@
+//! Finds QEMU, or installs it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{host, install};
+
+/// The program.
+pub const NAME: &str = "qemu-system-x86_64";
+
+/// QEMU's path: `QEMU` in the environment, else along `PATH`, else installed now.
+///
+/// # Errors
+/// It is missing and cannot be installed; the message says what to type.
+pub fn find_or_install() -> Result<PathBuf> {
+    if let Some(qemu) = find() {
+        return Ok(qemu);
+    }
+    install::apt(&["qemu-system-x86"], &format!("{NAME} is missing"))?;
+    find().with_context(|| format!("{NAME} is still missing after its installation"))
+}
+
+/// QEMU's path, if it is there.
+pub fn find() -> Option<PathBuf> {
+    std::env::var_os("QEMU").map(PathBuf::from).or_else(|| host::find_program(NAME))
+}
+
+/// QEMU's version, such as `7.2.22`.
+pub fn version(qemu: &Path) -> Option<String> {
+    let text = host::output_of(Command::new(qemu).arg("--version"))?;
+    text.split_whitespace().skip_while(|word| *word != "version").nth(1).map(str::to_owned)
+}
