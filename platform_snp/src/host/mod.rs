@@ -1,0 +1,52 @@
+//! The one way to the host's registers: ports and MMIO, behind a trait, so that drivers run against scripted hosts.
+//!
+//! Under SNP every access is a VM exit; drivers count them.
+
+#[cfg(target_arch = "x86_64")]
+pub mod direct;
+
+use core::sync::atomic::{Ordering, fence};
+use litebox_core::platform::Attack;
+
+/// Register accesses. Whatever a read returns is the host's word.
+pub trait HostIo: Send + Sync {
+    /// Reads a byte from a port.
+    fn in8(&self, port: u16) -> u8;
+    /// Writes a byte to a port.
+    fn out8(&self, port: u16, value: u8);
+    /// Reads 16 bits from a port.
+    fn in16(&self, port: u16) -> u16;
+    /// Writes 16 bits to a port.
+    fn out16(&self, port: u16, value: u16);
+    /// Reads 32 bits from a port.
+    fn in32(&self, port: u16) -> u32;
+    /// Writes 32 bits to a port.
+    fn out32(&self, port: u16, value: u32);
+    /// Reads 32 bits of device memory at a physical address.
+    fn mmio_read32(&self, address: u64) -> u32;
+    /// Writes 32 bits of device memory at a physical address.
+    fn mmio_write32(&self, address: u64, value: u32);
+
+    /// Orders reads of shared memory.
+    fn rmb(&self) {
+        fence(Ordering::Acquire);
+    }
+    /// Orders writes to shared memory.
+    fn wmb(&self) {
+        fence(Ordering::Release);
+    }
+    /// Orders writes to shared memory before reads of it.
+    fn mb(&self) {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// What drivers need from the kernel.
+pub trait Environment: Send + Sync {
+    /// Monotonic nanoseconds.
+    fn now(&self) -> u64;
+    /// Called in loops that wait for the host: pauses, or halts until an interrupt. Must not call into the driver.
+    fn wait(&self);
+    /// The host attacked: the kernel ends the machine here. If it returns all the same, the driver stays unusable.
+    fn attack(&self, attack: Attack, what: &'static str);
+}
