@@ -1,2 +1,16 @@
 //! First instructions to `kernel_main(&BootInfo)`.
-#![no_std]
+//!
+//! Today there is one way in: PVH, which is how QEMU (and cloud-hypervisor) start an ELF kernel in an ordinary VM. Whatever the
+//! way in, the kernel is entered in 64-bit mode, in the high half, on a boot stack, with interrupts off, and with a
+//! [`BootInfo`] that holds copies of everything the host said: nothing in it points at memory that the host or the
+//! firmware laid out.
+#![cfg_attr(not(test), no_std)]
+
+mod info;
+#[cfg(target_os = "none")]
+mod pvh_entry;
+mod start_info;
+
+pub use info::{BootError, BootInfo, MAX_COMMAND_LINE, MAX_REGIONS, MemoryRegion, PlatformKind};
+#[cfg(target_os = "none")]
+pub use pvh_entry::{BOOT_MAP_SIZE, KERNEL_BASE};

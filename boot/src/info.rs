@@ -1,0 +1,157 @@
+//! What the kernel is told about the machine it wakes up in.
+
+use core::fmt;
+
+/// How many memory regions a [`BootInfo`] can hold. More are not lost silently: they are an error.
+pub const MAX_REGIONS: usize = 32;
+/// How long a command line may be, in bytes.
+pub const MAX_COMMAND_LINE: usize = 4096;
+
+/// What the machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlatformKind {
+    /// An ordinary virtual machine, entered by PVH. Not confidential.
+    Vm,
+}
+
+/// Usable RAM: physical addresses, half open, multiples of 4096.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryRegion {
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+}
+
+/// Why there is no [`BootInfo`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootError {
+    /// The structure handed over is not a PVH start info.
+    BadStartInfo,
+    /// It lies, or points, outside what is mapped at boot.
+    OutOfReach,
+    /// More than [`MAX_REGIONS`] pieces of RAM.
+    TooManyRegions,
+    /// Two regions of RAM overlap, or are not in order.
+    OverlappingRegions,
+    /// The command line is longer than [`MAX_COMMAND_LINE`].
+    CommandLineTooLong,
+    /// No RAM at all.
+    NoMemory,
+}
+
+impl fmt::Display for BootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BootError::BadStartInfo => "the PVH start info is not one",
+            BootError::OutOfReach => "the PVH start info points outside the first GiB",
+            BootError::TooManyRegions => "the memory map has too many regions",
+            BootError::OverlappingRegions => "the memory map's regions overlap",
+            BootError::CommandLineTooLong => "the kernel command line is longer than 4096 bytes",
+            BootError::NoMemory => "the memory map has no RAM",
+        })
+    }
+}
+
+/// The machine, as told by whatever started it, checked and copied.
+pub struct BootInfo {
+    /// What the machine is.
+    pub platform: PlatformKind,
+    /// The time-stamp counter at the first instruction.
+    pub entry_tsc: u64,
+    regions: [MemoryRegion; MAX_REGIONS],
+    region_count: usize,
+    command_line: [u8; MAX_COMMAND_LINE],
+    command_line_len: usize,
+}
+
+impl BootInfo {
+    /// An empty one.
+    pub fn new(platform: PlatformKind, entry_tsc: u64) -> BootInfo {
+        BootInfo {
+            platform,
+            entry_tsc,
+            regions: [MemoryRegion::default(); MAX_REGIONS],
+            region_count: 0,
+            command_line: [0; MAX_COMMAND_LINE],
+            command_line_len: 0,
+        }
+    }
+
+    /// Usable RAM in ascending order, without overlaps.
+    pub fn memory(&self) -> &[MemoryRegion] {
+        &self.regions[..self.region_count]
+    }
+
+    /// The command line, as the host gave it.
+    pub fn command_line(&self) -> &[u8] {
+        &self.command_line[..self.command_line_len]
+    }
+
+    /// The value of the word `key=value` on the command line (the last one counts), if it is UTF-8.
+    pub fn option(&self, key: &str) -> Option<&str> {
+        self.command_line()
+            .split(|b| b.is_ascii_whitespace())
+            .filter_map(|word| word.strip_prefix(key.as_bytes())?.strip_prefix(b"="))
+            .next_back()
+            .and_then(|value| core::str::from_utf8(value).ok())
+    }
+
+    /// Adds a region of RAM, cut to whole pages. Empty ones are left out.
+    pub fn add_memory(&mut self, start: u64, size: u64) -> Result<(), BootError> {
+        let end = start.saturating_add(size) & !0xfff;
+        let Some(start) = start.checked_add(0xfff).map(|s| s & !0xfff) else { return Ok(()) };
+        if start >= end {
+            return Ok(());
+        }
+        if self.memory().last().is_some_and(|last| start < last.end) {
+            return Err(BootError::OverlappingRegions);
+        }
+        let slot = self.regions.get_mut(self.region_count).ok_or(BootError::TooManyRegions)?;
+        *slot = MemoryRegion { start, end };
+        self.region_count += 1;
+        Ok(())
+    }
+
+    /// Sets the command line.
+    pub fn set_command_line(&mut self, line: &[u8]) -> Result<(), BootError> {
+        self.command_line.get_mut(..line.len()).ok_or(BootError::CommandLineTooLong)?.copy_from_slice(line);
+        self.command_line_len = line.len();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_words_and_the_last_one_counts() {
+        let mut info = BootInfo::new(PlatformKind::Vm, 0);
+        info.set_command_line(b"a=1 tsc_khz=5 quiet  tsc_khz=7 xtsc_khz=9").unwrap();
+        assert_eq!(info.option("tsc_khz"), Some("7"));
+        assert_eq!(info.option("quiet"), None);
+        assert_eq!(info.option("b"), None);
+    }
+
+    #[test]
+    fn memory_is_cut_to_pages_and_must_not_overlap() {
+        let mut info = BootInfo::new(PlatformKind::Vm, 0);
+        info.add_memory(0x1001, 0x2000).unwrap();
+        info.add_memory(0x10, 0x20).unwrap();
+        assert_eq!(info.memory(), [MemoryRegion { start: 0x2000, end: 0x3000 }]);
+        info.add_memory(u64::MAX - 0x100, 0x2000).unwrap();
+        assert_eq!(info.add_memory(0x2000, 0x1000), Err(BootError::OverlappingRegions));
+        for i in 1..MAX_REGIONS as u64 {
+            info.add_memory(0x10000 * i, 0x1000).unwrap();
+        }
+        assert_eq!(info.add_memory(1 << 40, 0x1000), Err(BootError::TooManyRegions));
+    }
+
+    #[test]
+    fn a_long_command_line_is_refused() {
+        let mut info = BootInfo::new(PlatformKind::Vm, 0);
+        assert_eq!(info.set_command_line(&[b'x'; MAX_COMMAND_LINE + 1]), Err(BootError::CommandLineTooLong));
+        info.set_command_line(&[b'x'; MAX_COMMAND_LINE]).unwrap();
+    }
+}
