@@ -1,0 +1,10 @@
+//! The CPU: descriptor tables, entry to and exit from user mode, traps, features, floating-point state, timer.
+
+pub mod apic;
+pub mod descriptors;
+pub mod entry;
+pub mod features;
+pub mod fpu;
+pub mod ioapic;
+pub mod percpu;
+pub mod trap;
