@@ -60,13 +60,15 @@ pvh_start:
     mov cr0, eax
     lgdt [boot_gdt_pointer - {base}]
     push 8
-    mov eax, offset 2f - {base}
+    mov eax, offset pvh_long_mode - {base}
     push eax
     retf
     .code64
-2:  movabs rax, offset 3f
+pvh_long_mode:
+    movabs rax, offset pvh_high_half
     jmp rax
-3:  xor eax, eax
+pvh_high_half:
+    xor eax, eax
     mov ss, eax
     mov ds, eax
     mov es, eax

@@ -84,3 +84,8 @@ pub fn realtime_offset() -> u64 {
 pub fn scale() -> ClockScale {
     CLOCK.get().map_or(ClockScale { base_tsc: 0, base_ns: 0, multiplier: 1, shift: 0 }, |clock| clock.scale)
 }
+
+/// The TSC's rate in kHz.
+pub fn khz() -> u64 {
+    CLOCK.get().map_or(0, |clock| (1_000_000u64 << SHIFT) / clock.scale.multiplier.max(1))
+}

@@ -107,9 +107,12 @@ impl PerCpu {
         // SAFETY: nothing else refers to the TSS before it is loaded.
         let tss = unsafe { &mut *cpu.tss.get() };
         tss.privilege_stack_table[0] = cpu.entry_stack.top();
-        for (slot, stack) in tss.interrupt_stack_table.iter_mut().zip(&cpu.fault_stacks) {
+        // The TSS is packed: whole arrays are written, never a reference taken.
+        let mut stacks = tss.interrupt_stack_table;
+        for (slot, stack) in stacks.iter_mut().zip(&cpu.fault_stacks) {
             *slot = stack.top();
         }
+        tss.interrupt_stack_table = stacks;
         GsBase::write(VirtAddr::from_ptr(cpu));
         KernelGsBase::write(VirtAddr::zero());
         cpu
