@@ -70,6 +70,9 @@ static QUEUE: Mutex<Queue> = Mutex::new(Queue {
     next_id: 1,
 });
 
+/// Somebody became ready, or waits for a deadline, since the timer was last programmed.
+static TIMER_STALE: AtomicBool = AtomicBool::new(false);
+
 fn current() -> Arc<Thread> {
     PerCpu::get().current_thread().expect("the scheduler has started")
 }
@@ -102,6 +105,7 @@ pub fn spawn(body: Body) -> Result<ThreadToken, OutOfMemory> {
     });
     queue.threads.insert(id, thread.clone());
     queue.ready.push_back(thread);
+    TIMER_STALE.store(true, Ordering::Relaxed);
     Ok(ThreadToken(id))
 }
 
@@ -191,7 +195,7 @@ fn switch_to(from: Arc<Thread>, to: Arc<Thread>) {
 /// Waits for an interrupt, with everything that may then have to be done.
 fn idle() {
     let cpu = PerCpu::get();
-    crate::platform::poll_devices();
+    crate::devices::poll();
     expire(clock::monotonic());
     if !QUEUE.lock().ready.is_empty() {
         return;
@@ -205,12 +209,13 @@ fn idle() {
         cpu.idle.set(false);
         cpu.work_pending.set(false);
     }
-    crate::platform::poll_devices();
+    crate::devices::poll();
     expire(clock::monotonic());
 }
 
 /// Programs the timer for the next deadline, and for the end of the slice when others are ready.
 fn arm_timer(running: bool) {
+    TIMER_STALE.store(false, Ordering::Relaxed);
     let queue = QUEUE.lock();
     let mut at = queue.deadlines.first().map(|&(at, _)| at);
     if running && !queue.ready.is_empty() {
@@ -242,6 +247,7 @@ fn make_ready(id: u64) {
     let mut queue = QUEUE.lock();
     if let Some(thread) = queue.threads.get(&id).cloned() {
         if !thread.runnable.swap(true, Ordering::Relaxed) {
+            TIMER_STALE.store(true, Ordering::Relaxed);
             queue.ready.push_back(thread);
         }
     }
@@ -258,6 +264,7 @@ pub fn park(deadline: Option<u64>) {
             return;
         }
         QUEUE.lock().deadlines.insert((at, me.id));
+        TIMER_STALE.store(true, Ordering::Relaxed);
     }
     me.runnable.store(false, Ordering::Relaxed);
     schedule();
@@ -278,7 +285,9 @@ pub fn unpark(token: ThreadToken) {
 
 /// Lets others run.
 pub fn yield_now() {
-    crate::platform::poll_devices();
+    // The timer that brought us here, if it did, is used up.
+    TIMER_STALE.store(true, Ordering::Relaxed);
+    crate::devices::poll();
     expire(clock::monotonic());
     let me = current();
     {
@@ -288,17 +297,14 @@ pub fn yield_now() {
         }
         queue.ready.push_back(me);
     }
+    TIMER_STALE.store(true, Ordering::Relaxed);
     schedule();
 }
 
-/// To be called before user mode is entered: somebody may need the CPU before this thread gives it up.
+/// To be called before user mode is entered: others may be waiting for the CPU, or for a deadline, and only the timer brings it back.
 #[inline]
 pub fn before_user() {
-    let (waiting, armed) = {
-        let queue = QUEUE.lock();
-        (!queue.ready.is_empty() || !queue.deadlines.is_empty(), apic::timer_is_armed())
-    };
-    if waiting && !armed {
+    if TIMER_STALE.load(Ordering::Relaxed) {
         arm_timer(true);
     }
 }
@@ -324,11 +330,6 @@ fn load_address_space(root: u64) {
         // SAFETY: every root has the kernel's upper half, so the code and the stack in use stay mapped.
         unsafe { Cr3::write(frame, x86_64::registers::control::Cr3Flags::empty()) };
     }
-}
-
-/// Puts the running thread's vector state into its initial state.
-pub fn reset_fpu() {
-    FpuState::new().restore();
 }
 
 impl Drop for Thread {

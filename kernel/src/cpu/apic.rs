@@ -126,12 +126,6 @@ pub fn end_of_interrupt() {
     write(EOI, 0);
 }
 
-/// Whether the timer will fire.
-#[inline]
-pub fn timer_is_armed() -> bool {
-    ARMED.load(Ordering::Relaxed)
-}
-
 /// Makes the timer fire when the monotonic clock reaches `at`; `None`: not at all.
 pub fn set_timer(at: Option<u64>) {
     let Some(at) = at else {

@@ -238,6 +238,11 @@ pub fn unmap_pages(range: Range<u64>) {
     }
 }
 
+/// Whether a 4 KiB page is mapped at `at`.
+pub fn is_mapped(at: u64) -> bool {
+    translate(at).is_some()
+}
+
 /// The leaf entry of 4 KiB that maps `at`, in the kernel's table.
 fn translate(at: u64) -> Option<*mut x86_64::structures::paging::page_table::PageTableEntry> {
     let mut table = root();

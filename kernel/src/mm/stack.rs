@@ -47,6 +47,11 @@ impl KernelStack {
         STACKS + self.slot * STRIDE + PAGE_SIZE as u64
     }
 
+    /// An address in the guard page.
+    pub fn guard_address(&self) -> u64 {
+        self.bottom() - 8
+    }
+
     /// The highest address, 16-aligned; the stack grows down from here.
     pub fn top(&self) -> u64 {
         self.bottom() + (PAGES * PAGE_SIZE) as u64
