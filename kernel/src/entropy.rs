@@ -48,7 +48,8 @@ pub fn init() -> Result<(), &'static str> {
     let mut seed = [0; 32];
     let mut last = 0;
     for chunk in seed.chunks_exact_mut(8) {
-        let value = word().ok_or("the CPU has no working RDSEED or RDRAND; with QEMU use -cpu max, or add +rdrand")?;
+        let value = word()
+            .ok_or("the CPU has no working RDSEED or RDRAND; with QEMU use -cpu max, or add +rdrand")?;
         if value == last {
             return Err("RDSEED and RDRAND repeat themselves");
         }

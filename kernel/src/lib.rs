@@ -40,7 +40,9 @@ fn kernel_main(info: &BootInfo) -> ! {
     features::init();
     memory_functions::set_fast_string(features::get().fast_string);
     if mm::kernel_map::init(info).is_err() {
-        power::bad_launch(format_args!("not enough memory to start: give the VM at least 16 MiB (--memory 16M)"));
+        power::bad_launch(format_args!(
+            "not enough memory to start: give the VM at least 16 MiB (--memory 16M)"
+        ));
     }
     platform::start(info)
 }

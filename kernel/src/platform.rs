@@ -14,8 +14,8 @@ use core::fmt;
 use core::ops::Range;
 use litebox_core::mm::PagePool;
 use litebox_core::platform::{
-    Attack, BlockDevice, Clock, Console, Cpu, Entropy, Exception, ExitStatus, Memory, OutOfMemory, Platform, Power, Registers,
-    ThreadToken, Threads, UserAccess, UserExit, Vdso,
+    Attack, BlockDevice, Clock, Console, Cpu, Entropy, Exception, ExitStatus, Memory, OutOfMemory, Platform,
+    Power, Registers, ThreadToken, Threads, UserAccess, UserExit, Vdso,
 };
 use spin::Once;
 use x86_64::VirtAddr;
@@ -207,21 +207,68 @@ fn cpuinfo(index: usize) -> String {
 /// Names of the feature bits that are set, as Linux spells them.
 fn cpu_flags() -> String {
     const LEAF1_EDX: [(u32, &str); 23] = [
-        (0, "fpu"), (3, "pse"), (4, "tsc"), (5, "msr"), (6, "pae"), (7, "mce"), (8, "cx8"), (9, "apic"), (11, "sep"), (12, "mtrr"),
-        (13, "pge"), (14, "mca"), (15, "cmov"), (16, "pat"), (17, "pse36"), (19, "clflush"), (23, "mmx"), (24, "fxsr"), (25, "sse"),
-        (26, "sse2"), (28, "ht"), (2, "de"), (1, "vme"),
+        (0, "fpu"),
+        (3, "pse"),
+        (4, "tsc"),
+        (5, "msr"),
+        (6, "pae"),
+        (7, "mce"),
+        (8, "cx8"),
+        (9, "apic"),
+        (11, "sep"),
+        (12, "mtrr"),
+        (13, "pge"),
+        (14, "mca"),
+        (15, "cmov"),
+        (16, "pat"),
+        (17, "pse36"),
+        (19, "clflush"),
+        (23, "mmx"),
+        (24, "fxsr"),
+        (25, "sse"),
+        (26, "sse2"),
+        (28, "ht"),
+        (2, "de"),
+        (1, "vme"),
     ];
     const LEAF1_ECX: [(u32, &str); 16] = [
-        (0, "pni"), (1, "pclmulqdq"), (9, "ssse3"), (12, "fma"), (13, "cx16"), (19, "sse4_1"), (20, "sse4_2"), (22, "movbe"),
-        (23, "popcnt"), (25, "aes"), (26, "xsave"), (28, "avx"), (29, "f16c"), (30, "rdrand"), (31, "hypervisor"), (17, "pcid"),
+        (0, "pni"),
+        (1, "pclmulqdq"),
+        (9, "ssse3"),
+        (12, "fma"),
+        (13, "cx16"),
+        (19, "sse4_1"),
+        (20, "sse4_2"),
+        (22, "movbe"),
+        (23, "popcnt"),
+        (25, "aes"),
+        (26, "xsave"),
+        (28, "avx"),
+        (29, "f16c"),
+        (30, "rdrand"),
+        (31, "hypervisor"),
+        (17, "pcid"),
     ];
-    const LEAF7_EBX: [(u32, &str); 8] =
-        [(3, "bmi1"), (5, "avx2"), (8, "bmi2"), (9, "erms"), (16, "avx512f"), (18, "rdseed"), (19, "adx"), (29, "sha_ni")];
-    const EXTENDED_EDX: [(u32, &str); 5] = [(11, "syscall"), (20, "nx"), (26, "pdpe1gb"), (27, "rdtscp"), (29, "lm")];
+    const LEAF7_EBX: [(u32, &str); 8] = [
+        (3, "bmi1"),
+        (5, "avx2"),
+        (8, "bmi2"),
+        (9, "erms"),
+        (16, "avx512f"),
+        (18, "rdseed"),
+        (19, "adx"),
+        (29, "sha_ni"),
+    ];
+    const EXTENDED_EDX: [(u32, &str); 5] =
+        [(11, "syscall"), (20, "nx"), (26, "pdpe1gb"), (27, "rdtscp"), (29, "lm")];
     let leaf1 = __cpuid(1);
     let leaf7 = if __cpuid(0).eax >= 7 { core::arch::x86_64::__cpuid_count(7, 0).ebx } else { 0 };
-    let sets: [(u32, &[(u32, &str)]); 4] =
-        [(leaf1.edx, &LEAF1_EDX), (__cpuid(0x8000_0001).edx, &EXTENDED_EDX), (leaf1.ecx, &LEAF1_ECX), (leaf7, &LEAF7_EBX)];
+    let sets: [(u32, &[(u32, &str)]); 4] = [
+        (leaf1.edx, &LEAF1_EDX),
+        (__cpuid(0x8000_0001).edx, &EXTENDED_EDX),
+        (leaf1.ecx, &LEAF1_ECX),
+        (leaf7, &LEAF7_EBX),
+    ];
     let mut out = String::new();
     for (value, names) in sets {
         for (bit, name) in names {

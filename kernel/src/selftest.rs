@@ -42,7 +42,8 @@ fn walk(table: u64, level: usize, found: &mut Mappings, top: bool) {
         } else if level > 1 && !flags.contains(Flags::HUGE_PAGE) {
             walk(entry.addr().as_u64(), level - 1, found, false);
         } else {
-            let (writable, executable) = (flags.contains(Flags::WRITABLE), !flags.contains(Flags::NO_EXECUTE));
+            let (writable, executable) =
+                (flags.contains(Flags::WRITABLE), !flags.contains(Flags::NO_EXECUTE));
             found.writable += usize::from(writable);
             found.executable += usize::from(executable);
             found.bad += usize::from(writable && executable);

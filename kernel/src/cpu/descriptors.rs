@@ -99,8 +99,10 @@ pub fn init(cpu: &'static PerCpu) {
     for (i, &vector) in EXTERNAL_VECTORS.iter().enumerate() {
         gates[usize::from(vector)] = Gate::interrupt(entry::external_stub(i), None, false);
     }
-    let pointer =
-        DescriptorTablePointer { limit: (size_of::<Idt>() - 1) as u16, base: VirtAddr::from_ptr(IDT.0.get()) };
+    let pointer = DescriptorTablePointer {
+        limit: (size_of::<Idt>() - 1) as u16,
+        base: VirtAddr::from_ptr(IDT.0.get()),
+    };
     // SAFETY: the table is complete and lives for ever.
     unsafe { x86_64::instructions::tables::lidt(&pointer) };
 

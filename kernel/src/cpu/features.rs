@@ -64,7 +64,8 @@ fn detect() -> Features {
     let hypervisor = leaf1.ecx & 1 << 31 != 0;
     let interpreted = hypervisor && {
         let leaf = __cpuid(0x4000_0000);
-        [leaf.ebx, leaf.ecx, leaf.edx] == [u32::from_le_bytes(*b"TCGT"), u32::from_le_bytes(*b"CGTC"), u32::from_le_bytes(*b"GTCG")]
+        [leaf.ebx, leaf.ecx, leaf.edx]
+            == [u32::from_le_bytes(*b"TCGT"), u32::from_le_bytes(*b"CGTC"), u32::from_le_bytes(*b"GTCG")]
     };
     Features {
         smep: leaf7_ebx & 1 << 7 != 0,

@@ -47,7 +47,11 @@ pub fn user_exit(reason: u64) -> UserExit {
                 e if e & 1 << 1 != 0 => Prot::WRITE,
                 _ => Prot::READ,
             };
-            UserExit::PageFault(PageFault { address: Cr2::read_raw() as usize, access, present: error & 1 != 0 })
+            UserExit::PageFault(PageFault {
+                address: Cr2::read_raw() as usize,
+                access,
+                present: error & 1 != 0,
+            })
         }
         0 => UserExit::Exception(Exception::DivideError),
         DEBUG => UserExit::Exception(Exception::Debug),
@@ -59,7 +63,10 @@ pub fn user_exit(reason: u64) -> UserExit {
         // The EXT bit says that no instruction of the workload did this: the host sent a vector that has no gate.
         NOT_PRESENT if cpu.error_code() & 1 != 0 => {
             let vector = cpu.error_code() >> 3;
-            crate::power::attack(Attack::BadInterrupt, format_args!("vector {vector:#x} was injected in user mode"))
+            crate::power::attack(
+                Attack::BadInterrupt,
+                format_args!("vector {vector:#x} was injected in user mode"),
+            )
         }
         2..32 => UserExit::Exception(Exception::Protection),
         vector => {
@@ -96,7 +103,10 @@ pub extern "C" fn kernel_trap(frame: &mut TrapFrame) {
             }
             if vector == NOT_PRESENT && frame.error_code & 1 != 0 {
                 let injected = frame.error_code >> 3;
-                crate::power::attack(Attack::BadInterrupt, format_args!("vector {injected:#x} was injected while idle"))
+                crate::power::attack(
+                    Attack::BadInterrupt,
+                    format_args!("vector {injected:#x} was injected while idle"),
+                )
             }
         }
     }

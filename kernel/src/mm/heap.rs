@@ -54,7 +54,11 @@ enum Home {
 
 #[inline]
 fn home(layout: Layout) -> Home {
-    let size = if layout.align() > 16 { layout.size().max(layout.align()).next_power_of_two() } else { layout.size() };
+    let size = if layout.align() > 16 {
+        layout.size().max(layout.align()).next_power_of_two()
+    } else {
+        layout.size()
+    };
     if size <= 256 && layout.align() <= 16 {
         // The common sizes by table: index by 16-byte step.
         const BY_STEP: [u8; 17] = [0, 0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7];
@@ -110,7 +114,9 @@ impl Heap {
         };
         for i in 0..pages {
             let address = at + (i * PAGE_SIZE) as u64;
-            let mapped = POOL.alloc_kernel(false).is_ok_and(|page| kernel_map::map_pages(address, [page].into_iter()).is_ok());
+            let mapped = POOL
+                .alloc_kernel(false)
+                .is_ok_and(|page| kernel_map::map_pages(address, [page].into_iter()).is_ok());
             if !mapped {
                 kernel_map::unmap_pages(at..address);
                 return null_mut();

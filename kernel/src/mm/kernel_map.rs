@@ -105,7 +105,8 @@ unsafe fn map(
         let mut table = root;
         for depth in (level + 1..=4).rev() {
             // SAFETY: tables made here, reached as the source says.
-            let entry = unsafe { &mut (&mut *source.at(table))[(at >> (12 + 9 * (depth - 1)) & 511) as usize] };
+            let entry =
+                unsafe { &mut (&mut *source.at(table))[(at >> (12 + 9 * (depth - 1)) & 511) as usize] };
             if entry.is_unused() {
                 let frame = source.table()?;
                 entry.set_addr(PhysAddr::new(frame), Flags::PRESENT | Flags::WRITABLE);
@@ -129,7 +130,8 @@ const DEVICE: Flags = DATA.union(Flags::NO_CACHE).union(Flags::WRITE_THROUGH);
 /// Makes the kernel's address space, switches to it, and gives the memory that is left to the pool.
 pub fn init(info: &BootInfo) -> Result<(), OutOfMemory> {
     let image = image();
-    let region = info.memory().iter().find(|r| r.start <= image.start && image.end <= r.end).ok_or(OutOfMemory)?;
+    let region =
+        info.memory().iter().find(|r| r.start <= image.start && image.end <= r.end).ok_or(OutOfMemory)?;
     let mut early = Early { next: image.end, end: region.end.min(BOOT_MAP_SIZE) };
     let root = early.table()?;
     let largest = if features::get().gigabyte_pages { HUGE } else { LARGE };
@@ -248,7 +250,8 @@ fn translate(at: u64) -> Option<*mut x86_64::structures::paging::page_table::Pag
     let mut table = root();
     for depth in (2..=4).rev() {
         // SAFETY: the kernel's tables, through the direct map.
-        let entry = unsafe { &(&*direct(table).cast::<PageTable>())[(at >> (12 + 9 * (depth - 1)) & 511) as usize] };
+        let entry =
+            unsafe { &(&*direct(table).cast::<PageTable>())[(at >> (12 + 9 * (depth - 1)) & 511) as usize] };
         if entry.is_unused() || entry.flags().contains(Flags::HUGE_PAGE) {
             return None;
         }

@@ -216,9 +216,8 @@ impl PageTable {
         if at % LARGE_PAGE_SIZE == 0 || at >= USER_END {
             return Ok(());
         }
-        let large = self
-            .table(at, 2)
-            .is_some_and(|t| t[index(at, 2)].flags().contains(Flags::HUGE_PAGE | OWNED));
+        let large =
+            self.table(at, 2).is_some_and(|t| t[index(at, 2)].flags().contains(Flags::HUGE_PAGE | OWNED));
         if large {
             self.table_or_new(at, 1)?;
         }
@@ -361,7 +360,8 @@ impl platform::PageTable for PageTable {
             if shared_readonly && prot.contains(Prot::WRITE) {
                 let frames = if large { LARGE_FRAMES as u64 } else { 1 };
                 // SAFETY: the entry owns a reference to each of them.
-                let shared = (0..frames).filter(|i| unsafe { borrow(frame + i, Page::is_shared) }).count() as u64;
+                let shared =
+                    (0..frames).filter(|i| unsafe { borrow(frame + i, Page::is_shared) }).count() as u64;
                 if shared > 0 {
                     granted.remove(Prot::WRITE);
                     if shared < frames {
@@ -424,7 +424,9 @@ impl platform::PageTable for PageTable {
         self.leaves(range.clone(), &mut |at, leaf| match leaf {
             Leaf::Small(entry) => {
                 // SAFETY: the entry owns a reference while `&self` is held.
-                unsafe { borrow(entry.addr().as_u64() / PAGE_SIZE as u64, |page| f(at, page, prot(entry.flags()))) }
+                unsafe {
+                    borrow(entry.addr().as_u64() / PAGE_SIZE as u64, |page| f(at, page, prot(entry.flags())))
+                }
             }
             Leaf::Large(entry) => {
                 let base = at & !(LARGE_PAGE_SIZE - 1);

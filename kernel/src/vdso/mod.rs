@@ -40,7 +40,8 @@ pub fn pages() -> Result<Vdso, OutOfMemory> {
     let scale = clock::scale();
     let mut bytes = [0u8; size_of::<ClockPage>()];
     // getcpu goes by system call until there is a second CPU to tell apart: TSC_AUX is not set up.
-    let fields = [scale.base_tsc, scale.base_ns, scale.multiplier, u64::from(scale.shift), clock::realtime_offset()];
+    let fields =
+        [scale.base_tsc, scale.base_ns, scale.multiplier, u64::from(scale.shift), clock::realtime_offset()];
     for (chunk, value) in bytes.chunks_exact_mut(8).zip(fields) {
         chunk.copy_from_slice(&value.to_le_bytes());
     }

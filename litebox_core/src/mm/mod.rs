@@ -2,6 +2,8 @@
 
 mod buffer;
 mod page;
+mod pool;
 
 pub use buffer::{Mappable, Sink, Source};
-pub use page::{LargePage, Page, PagePool};
+pub use page::{LargePage, Page};
+pub use pool::{AcceptHook, PagePool, ReclaimHook};

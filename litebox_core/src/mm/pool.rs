@@ -178,6 +178,12 @@ impl PagePool {
         self.alloc_kernel(zeroed)
     }
 
+    /// A page of zeros for the workload.
+    #[inline]
+    pub fn alloc_zeroed(&'static self) -> Result<Page, OutOfMemory> {
+        self.alloc(true)
+    }
+
     /// A page for the kernel itself: may use the reserve.
     #[inline]
     pub fn alloc_kernel(&'static self, zeroed: bool) -> Result<Page, OutOfMemory> {
@@ -359,7 +365,8 @@ impl PagePool {
             let index = (other - region.frames.start) as usize;
             // SAFETY: a word of this region's metadata. One of a frame that was never claimed may hold anything: the claim check is first.
             let free = self.is_claimed(buddy, other)
-                && unsafe { &*region.metadata.add(index) }.load(Ordering::Relaxed) == FREE_BLOCK | order as u32;
+                && unsafe { &*region.metadata.add(index) }.load(Ordering::Relaxed)
+                    == FREE_BLOCK | order as u32;
             if !free {
                 break;
             }
@@ -436,7 +443,8 @@ impl PagePool {
 
     /// One reference less to each frame of 2 MiB; in one step when all were the last.
     pub(super) fn release_large(&self, first: u64) {
-        let last_ones = (first..first + LARGE_FRAMES).all(|frame| self.word(frame).load(Ordering::Acquire) == 1);
+        let last_ones =
+            (first..first + LARGE_FRAMES).all(|frame| self.word(frame).load(Ordering::Acquire) == 1);
         if last_ones {
             for frame in first..first + LARGE_FRAMES {
                 self.word(frame).store(0, Ordering::Relaxed);
