@@ -67,6 +67,12 @@ impl DmaRegion {
         unsafe { self.base.as_ptr().add(offset) }
     }
 
+    /// Where it is, for a model device.
+    #[cfg(test)]
+    pub(crate) fn base_for_tests(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
     scalar!(read_u8, write_u8, u8);
     scalar!(read_u16, write_u16, u16);
     scalar!(read_u32, write_u32, u32);

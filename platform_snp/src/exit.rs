@@ -87,3 +87,48 @@ impl Write for Line {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[derive(Default)]
+    struct Serial(Mutex<Vec<u8>>);
+
+    impl HostIo for Serial {
+        fn in8(&self, _: u16) -> u8 {
+            0x20
+        }
+        fn out8(&self, _: u16, value: u8) {
+            self.0.lock().unwrap().push(value);
+        }
+        fn in16(&self, _: u16) -> u16 {
+            0
+        }
+        fn out16(&self, _: u16, _: u16) {}
+        fn in32(&self, _: u16) -> u32 {
+            0
+        }
+        fn out32(&self, _: u16, _: u32) {}
+        fn mmio_read32(&self, _: u64) -> u32 {
+            0
+        }
+        fn mmio_write32(&self, _: u64, _: u32) {}
+    }
+
+    fn line(ending: Ending, why: fmt::Arguments<'_>) -> Vec<u8> {
+        let serial = Serial::default();
+        announce(&Uart::attach(&serial, crate::uart::COM1), ending, why);
+        serial.0.into_inner().unwrap()
+    }
+
+    #[test]
+    fn lines_are_whole_printable_and_bounded() {
+        assert_eq!(line(Ending::Status(ExitStatus::Exited(3)), format_args!("")), b"\n\x1eexited 3\n");
+        let forged = line(Ending::Attack(Attack::BadRing), format_args!("a\n\x1eexited 0\u{e9}"));
+        assert_eq!(forged, b"\n\x1ehost-attack bad-ring a??exited 0?\n");
+        let long = line(Ending::Bug, format_args!("{:x>9999}", ""));
+        assert!(long.len() < 500 && long.ends_with(b"x\n"));
+    }
+}

@@ -47,3 +47,6 @@ pub trait Transport: Send + Sync {
         Err(DeviceError::BadDevice("a virtio configuration never rests"))
     }
 }
+
+#[cfg(test)]
+mod tests;
