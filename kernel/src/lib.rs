@@ -10,7 +10,9 @@ extern crate alloc;
 
 mod clock;
 mod cpu;
+mod devices;
 mod entropy;
+mod log;
 mod memory_functions;
 mod mm;
 pub mod platform;
@@ -21,11 +23,12 @@ mod vdso;
 
 pub use platform::Kernel;
 
+use alloc::boxed::Box;
 use boot::{BootError, BootInfo};
 use core::panic::PanicInfo;
 use cpu::percpu::PerCpu;
 use cpu::{descriptors, features};
-use litebox_core::manifest::Manifest;
+use litebox_core::manifest::{LogLevel, Manifest};
 
 unsafe extern "Rust" {
     /// What this machine is for; defined by the program that links the kernel. Runs on a kernel thread of its own.
@@ -44,7 +47,20 @@ fn kernel_main(info: &BootInfo) -> ! {
             "not enough memory to start: give the VM at least 16 MiB (--memory 16M)"
         ));
     }
-    platform::start(info)
+    devices::init_serial();
+    devices::init_clock(info);
+    if let Err(why) = entropy::init() {
+        power::bad_launch(format_args!("no entropy: {why}"));
+    }
+    let manifest = devices::manifest();
+    log::set_enabled(manifest.log != LogLevel::Off);
+    log::line(format_args!("{} pages of memory, {} kHz", mm::heap::POOL.total_pages(), clock::khz()));
+    devices::init(info);
+    let main = Box::new(move || litebox_main(&platform::KERNEL, manifest));
+    if sched::spawn(main).is_err() {
+        power::bad_launch(format_args!("not enough memory for the first thread"));
+    }
+    sched::start()
 }
 
 /// Called by boot instead of [`kernel_main`] when there is nothing to start from.

@@ -1,32 +1,54 @@
-//! TEMP
-use litebox_core::platform::Attack;
-use x86_64::instructions::port::Port;
-pub struct Serial;
-impl core::fmt::Write for Serial {
-    fn write_str(&mut self, s: &str) -> core::fmt::Result {
-        for b in s.bytes() {
-            unsafe { Port::<u8>::new(0x3f8).write(b) }
-        }
-        Ok(())
+//! The machine's three ends: workload over, host attack, kernel bug. Each reaches the launcher as a status of its own.
+//!
+//! Nothing here allocates, takes a lock or goes through GS: it must work from a double fault.
+
+use crate::devices::HOST;
+use core::fmt;
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+use litebox_core::platform::{Attack, ExitStatus};
+use platform_snp::exit::{self, Ending};
+use platform_snp::uart::{COM1, Uart};
+use x86_64::instructions::{hlt, interrupts, tables};
+use x86_64::structures::DescriptorTablePointer;
+
+/// The end has begun: a second failure on the way does not start it again.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+fn end(ending: Ending, why: fmt::Arguments<'_>) -> ! {
+    interrupts::disable();
+    if !ENDING.swap(true, Ordering::Relaxed) {
+        exit::announce(&Uart::attach(&HOST, COM1), ending, why);
     }
-}
-#[macro_export]
-macro_rules! println { ($($a:tt)*) => {{ use core::fmt::Write; let _ = writeln!($crate::power::Serial, $($a)*); }} }
-pub fn exit(code: u32) -> ! {
-    unsafe { Port::<u32>::new(0xf4).write(code) };
+    exit::power_off(&HOST);
+    // The host has no debug-exit device, or ignores it: a triple fault resets the machine.
+    let nothing = DescriptorTablePointer { limit: 0, base: x86_64::VirtAddr::zero() };
+    // SAFETY: nothing runs after this.
+    unsafe {
+        tables::lidt(&nothing);
+        core::arch::asm!("ud2", options(nomem, nostack));
+    }
     loop {
-        x86_64::instructions::hlt()
+        hlt();
     }
 }
-pub fn attack(a: Attack, why: core::fmt::Arguments<'_>) -> ! {
-    println!("attack {a:?} {why}");
-    exit(21)
+
+/// The workload has ended, or could not be started.
+pub fn off(status: ExitStatus, why: fmt::Arguments<'_>) -> ! {
+    end(Ending::Status(status), why)
 }
-pub fn bad_launch(why: core::fmt::Arguments<'_>) -> ! {
-    println!("bad launch {why}");
-    exit(25)
+
+/// What the launcher gave makes no sense.
+pub fn bad_launch(why: fmt::Arguments<'_>) -> ! {
+    end(Ending::Status(ExitStatus::BadLaunch), why)
 }
-pub fn bug(i: &core::panic::PanicInfo<'_>) -> ! {
-    println!("bug {i}");
-    exit(22)
+
+/// The host attacked.
+pub fn attack(attack: Attack, what: fmt::Arguments<'_>) -> ! {
+    end(Ending::Attack(attack), what)
+}
+
+/// A bug of ours.
+pub fn bug(info: &PanicInfo<'_>) -> ! {
+    end(Ending::Bug, format_args!("{info}"))
 }

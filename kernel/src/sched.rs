@@ -200,14 +200,14 @@ fn idle() {
     if !QUEUE.lock().ready.is_empty() {
         return;
     }
+    crate::devices::enable_interrupts();
     arm_timer(false);
-    if !cpu.work_pending.replace(false) {
+    if !cpu.work_pending.get() {
         cpu.idle.set(true);
         // SAFETY (of the pair): an interrupt that comes before HLT is taken after it: STI holds them off for one instruction.
         interrupts::enable_and_hlt();
         interrupts::disable();
         cpu.idle.set(false);
-        cpu.work_pending.set(false);
     }
     crate::devices::poll();
     expire(clock::monotonic());

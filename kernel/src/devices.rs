@@ -1,0 +1,204 @@
+//! The devices: which there are (the command line says), the drivers of `platform_snp` for them, and what these need from the kernel.
+
+use crate::cpu::ioapic;
+use crate::cpu::percpu::PerCpu;
+use crate::mm::heap::POOL;
+use crate::mm::kernel_map;
+use crate::mm::layout::{DEVICE_MAP, DIRECT_MAP};
+use crate::{clock, log, power};
+use alloc::boxed::Box;
+use boot::BootInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+use litebox_core::manifest::Manifest;
+use litebox_core::platform::{Attack, BlockDevice, Console, PAGE_SIZE};
+use platform_snp::DeviceError;
+use platform_snp::clock::{calibrate, read_rtc};
+use platform_snp::dma::{DmaPool, DmaRegion};
+use platform_snp::fw_cfg::FwCfg;
+use platform_snp::host::direct::Direct;
+use platform_snp::host::{Environment, HostIo};
+use platform_snp::uart::{COM1, Uart};
+use platform_snp::virtio::{blk, console, mmio::Mmio};
+use spin::Once;
+
+/// The fw_cfg item with the manifest.
+const MANIFEST_ITEM: &str = "opt/org.litebox/manifest";
+/// The longest manifest that is read, in bytes.
+const MANIFEST_MAX: usize = 1 << 20;
+
+fn device_address(physical: u64) -> *mut u8 {
+    (DEVICE_MAP + physical) as *mut u8
+}
+
+/// The host of a plain VM.
+// SAFETY: the kernel runs in ring 0; devices are mapped by `mapped` before a driver is given their address, and stay so.
+pub static HOST: Direct = unsafe { Direct::new(device_address) };
+
+/// What drivers ask of the kernel.
+struct KernelEnvironment;
+static ENVIRONMENT: KernelEnvironment = KernelEnvironment;
+
+impl Environment for KernelEnvironment {
+    fn now(&self) -> u64 {
+        clock::monotonic()
+    }
+
+    fn wait(&self) {
+        core::hint::spin_loop();
+    }
+
+    fn attack(&self, attack: Attack, what: &'static str) {
+        power::attack(attack, format_args!("{what}"))
+    }
+}
+
+/// Memory that the host may read and write. In a plain VM that is any memory.
+struct SharedPages;
+
+impl DmaPool for SharedPages {
+    fn allocate(&self, pages: usize) -> Option<DmaRegion> {
+        let base = POOL.alloc_contiguous_raw(pages)?;
+        // SAFETY: fresh pages, never freed; the direct map gives their physical address.
+        unsafe {
+            base.as_ptr().write_bytes(0, pages * PAGE_SIZE);
+            Some(DmaRegion::new(base, base.as_ptr() as u64 - DIRECT_MAP, pages * PAGE_SIZE))
+        }
+    }
+}
+
+type Stdio = console::Console<'static, Mmio<'static>>;
+
+static CONSOLE: Once<Stdio> = Once::new();
+static ROOT: Once<Box<dyn BlockDevice>> = Once::new();
+static CONSOLE_LINE: Once<u8> = Once::new();
+static INTERRUPTS_ON: AtomicBool = AtomicBool::new(false);
+
+/// The workload's standard streams.
+pub fn console() -> &'static dyn Console {
+    match CONSOLE.get() {
+        Some(console) => console,
+        None => power::bad_launch(format_args!("no console device")),
+    }
+}
+
+/// Whether there is a console yet: the machine may end before.
+pub fn has_console() -> bool {
+    CONSOLE.get().is_some()
+}
+
+/// The device with the workload image.
+pub fn root() -> Option<&'static dyn BlockDevice> {
+    ROOT.get().map(|device| &**device)
+}
+
+/// Ends the machine for a device that does not do what it must.
+fn refuse(name: &str, error: DeviceError) -> ! {
+    match error.attack() {
+        Some((attack, what)) => power::attack(attack, format_args!("{name}: {what}")),
+        None => power::bad_launch(format_args!("{name}: {error}")),
+    }
+}
+
+/// Where a device is, as the command line says: `mmio:ADDRESS:LINE`.
+#[derive(Clone, Copy)]
+struct Location {
+    address: u64,
+    line: u8,
+}
+
+fn location(info: &BootInfo, key: &str) -> Option<Location> {
+    let text = info.option(key)?;
+    let parse = || {
+        let (address, line) = text.strip_prefix("mmio:")?.split_once(':')?;
+        let address = u64::from_str_radix(address.strip_prefix("0x")?, 16).ok()?;
+        // A page of registers below 4 GiB, and a line of the I/O APIC.
+        let line = line.parse().ok().filter(|&line: &u8| line < 24)?;
+        (address % 4 == 0 && address < 1 << 32).then_some(Location { address, line })
+    };
+    match parse() {
+        Some(location) => Some(location),
+        None => power::bad_launch(format_args!("kernel option {key}: expected mmio:0xADDRESS:LINE")),
+    }
+}
+
+/// Makes a device's registers reachable.
+fn mapped(name: &str, at: Location, device_id: u32) -> Mmio<'static> {
+    if kernel_map::map_device(at.address, 0x200).is_err() {
+        refuse(name, DeviceError::OutOfMemory);
+    }
+    Mmio::probe(&HOST, at.address, device_id).unwrap_or_else(|error| refuse(name, error))
+}
+
+/// Sets the serial port up and says that the kernel runs.
+pub fn init_serial() {
+    platform_snp::exit::booted(&Uart::new(&HOST, COM1));
+}
+
+/// Sets the clock by what the launcher says, else by the PIT and the RTC.
+pub fn init_clock(info: &BootInfo) {
+    let number = |key| info.option(key).and_then(|value| value.parse::<u64>().ok());
+    let khz = match number("tsc_khz").filter(|&khz| clock::is_plausible(khz)) {
+        Some(khz) => khz,
+        None => calibrate(&HOST, clock::tsc).unwrap_or_else(|error| refuse("PIT", error)),
+    };
+    let realtime = number("realtime_ns").or_else(|| read_rtc(&HOST).ok()).unwrap_or(0);
+    clock::init(info.entry_tsc, khz, realtime);
+}
+
+/// Fetches the manifest.
+pub fn manifest() -> Manifest {
+    let Some(region) = SharedPages.allocate(16) else { refuse("fw_cfg", DeviceError::OutOfMemory) };
+    let read = || {
+        let fw_cfg = FwCfg::new(&HOST, &ENVIRONMENT, region)?;
+        let item = fw_cfg.find(MANIFEST_ITEM)?.ok_or(DeviceError::Absent)?;
+        fw_cfg.read(item, MANIFEST_MAX)
+    };
+    let bytes = read().unwrap_or_else(|error| refuse("manifest (fw_cfg item opt/org.litebox/manifest)", error));
+    match Manifest::parse(&bytes) {
+        Ok(manifest) => manifest,
+        Err(error) => power::bad_launch(format_args!("manifest: {error}")),
+    }
+}
+
+/// Starts the drivers.
+pub fn init(info: &BootInfo) {
+    if let Some(at) = location(info, "console") {
+        let transport = mapped("console", at, console::DEVICE_ID);
+        let device = console::Console::new(&HOST, &ENVIRONMENT, &SharedPages, transport)
+            .unwrap_or_else(|error| refuse("console", error));
+        CONSOLE.call_once(|| device);
+        CONSOLE_LINE.call_once(|| at.line);
+    }
+    if let Some(at) = location(info, "root") {
+        let transport = mapped("root disk", at, blk::DEVICE_ID);
+        let device = blk::Blk::new(&HOST, &ENVIRONMENT, &SharedPages, transport)
+            .unwrap_or_else(|error| refuse("root disk", error));
+        ROOT.call_once(|| Box::new(device));
+    }
+    log::line(format_args!("console {}, root disk {}", has_console(), root().is_some()));
+}
+
+/// Looks after the devices: after an interrupt, and before the CPU idles.
+pub fn poll() {
+    if let Some(console) = CONSOLE.get() {
+        if PerCpu::get().work_pending.replace(false) {
+            console.ack_interrupt();
+        }
+        console.poll();
+    }
+}
+
+/// Lets devices interrupt; called when the CPU is about to idle for the first time. A program that never waits does not pay for it.
+pub fn enable_interrupts() {
+    if INTERRUPTS_ON.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    // A BIOS may have left the 8259s unmasked, on vectors that are exceptions'.
+    HOST.out8(0x21, 0xff);
+    HOST.out8(0xa1, 0xff);
+    if let Some(&line) = CONSOLE_LINE.get() {
+        if let Err(litebox_core::platform::OutOfMemory) = ioapic::enable(line) {
+            log::line(format_args!("no memory to map the I/O APIC: input is looked for on timer ticks only"));
+        }
+    }
+}
