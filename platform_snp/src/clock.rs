@@ -44,7 +44,7 @@ impl TscClock {
 /// Nanoseconds at `tsc`; a `tsc` before the base is the base.
 pub fn nanoseconds(scale: &ClockScale, tsc: u64) -> u64 {
     let ticks = u128::from(tsc.saturating_sub(scale.base_tsc));
-    let ns = ticks * u128::from(scale.multiplier) >> scale.shift.min(127);
+    let ns = (ticks * u128::from(scale.multiplier)) >> scale.shift.min(127);
     scale.base_ns.saturating_add(u64::try_from(ns).unwrap_or(u64::MAX))
 }
 
