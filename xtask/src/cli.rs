@@ -1,6 +1,6 @@
 //! The command line: options, their values and their help.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -69,12 +69,22 @@ pub struct Run {
     /// Report what ran, where, how long and its exit status as JSON: into FILE, or as the last line of stderr
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     pub json: Option<Option<PathBuf>>,
-    /// An ELF file on the host, or a path inside --rootfs
-    #[arg(value_name = "APP")]
-    pub app: OsString,
-    /// The program's arguments, passed on as they are
-    #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
-    pub args: Vec<OsString>,
+    /// The program, an ELF file on the host or a path inside --rootfs, and its arguments, passed on as they are
+    // One list: clap goes on looking for options between two positional arguments.
+    #[arg(value_name = "APP [ARGS]", required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+impl Run {
+    /// The program.
+    pub fn app(&self) -> &OsStr {
+        self.command.first().map(OsString::as_os_str).unwrap_or_default()
+    }
+
+    /// Its arguments.
+    pub fn args(&self) -> &[OsString] {
+        self.command.get(1..).unwrap_or_default()
+    }
 }
 
 /// What `doctor` takes.
@@ -203,7 +213,8 @@ mod tests {
     fn what_follows_the_program_is_its_own() {
         let run = run(&["--env", "A=b=c", "app", "--memory", "1", "-v", "--", "-x"]).unwrap();
         assert_eq!(run.env, ["A=b=c"]);
-        assert_eq!(run.args, ["--memory", "1", "-v", "--", "-x"]);
+        assert_eq!(run.app(), "app");
+        assert_eq!(run.args(), ["--memory", "1", "-v", "--", "-x"]);
         assert!(!run.verbose);
     }
 

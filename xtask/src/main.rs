@@ -3,6 +3,7 @@
 mod accel;
 mod app;
 mod cli;
+mod doctor;
 mod host;
 mod install;
 mod kernel;
@@ -12,6 +13,7 @@ mod manifest;
 mod protocol;
 mod qemu;
 mod run;
+mod test;
 mod workload;
 
 use clap::Parser;
@@ -30,7 +32,8 @@ fn main() {
     };
     let status = match cli.command {
         cli::Task::RunSnp(args) => run::run(&args),
-        cli::Task::Doctor(_) | cli::Task::Test(_) => status::LAUNCH_FAILED,
+        cli::Task::Doctor(args) => doctor::doctor(&args),
+        cli::Task::Test(args) => test::test(&args),
     };
     std::process::exit(status);
 }

@@ -141,8 +141,8 @@ fn manifest(args: &Run, workload: &Workload) -> Result<Vec<u8>> {
         manifest.add("root.blocks", image.blocks.to_string())?;
     }
     manifest.add("exec", &workload.exec)?;
-    manifest.add("arg", &args.app)?;
-    for arg in &args.args {
+    manifest.add("arg", args.app())?;
+    for arg in args.args() {
         manifest.add("arg", arg)?;
     }
     for default in [DEFAULT_PATH, "HOME=/root"] {
@@ -220,8 +220,8 @@ fn report(
         }),
     };
     let report = Report {
-        app: args.app.to_string_lossy().into_owned(),
-        args: args.args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect(),
+        app: args.app().to_string_lossy().into_owned(),
+        args: args.args().iter().map(|arg| arg.to_string_lossy().into_owned()).collect(),
         platform: match args.platform {
             Platform::Snp => "snp",
             Platform::SnpEmulated => "snp-emulated",

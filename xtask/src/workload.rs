@@ -31,9 +31,9 @@ pub struct Workload {
 /// # Errors
 /// It is not there, is no program, or cannot be packed.
 pub fn resolve(args: &Run) -> Result<Workload, Refusal> {
-    let app = Path::new(&args.app);
+    let app = Path::new(args.app());
     app::check(app, args.rootfs.is_some())?;
     let mut exec = OsString::from("/");
-    exec.push(app.file_name().unwrap_or(&args.app));
+    exec.push(app.file_name().unwrap_or(args.app()));
     Ok(Workload { image: None, exec })
 }

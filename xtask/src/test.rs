@@ -1,0 +1,301 @@
+//! `test`: every check that the README promises, closing with a line of counts.
+//!
+//! A step is a command, or a reason to skip it. Steps go on after a failure, so that one run shows everything. Tests inside a
+//! step count one by one where the step says how many it had (libtest's `test result:` line), else the step is one test.
+
+use std::fs;
+use std::io::{self, Write};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::cli::Test;
+use crate::{host, install, kernel};
+
+/// Passed, failed, skipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+/// The stripped kernel may be this big.
+const KERNEL_MAX: u64 = 512 * 1024;
+
+/// What holds `unsafe` in `litebox_core`, and is interpreted by Miri.
+const MIRI_PACKAGE: &str = "litebox_core";
+
+struct Suite<'a> {
+    args: &'a Test,
+    counts: Counts,
+    skipped: Vec<String>,
+    failed: Vec<String>,
+}
+
+/// Runs everything; status 0 if nothing failed.
+pub fn test(args: &Test) -> i32 {
+    let mut suite = Suite { args, counts: Counts::default(), skipped: Vec::new(), failed: Vec::new() };
+    suite.host_checks();
+    suite.kernel_checks();
+    suite.miri();
+    suite.end_to_end();
+    let mut out = io::stdout();
+    for reason in &suite.skipped {
+        let _ = writeln!(out, "skipped: {reason}");
+    }
+    for name in &suite.failed {
+        let _ = writeln!(out, "FAILED: {name}");
+    }
+    let Counts { passed, failed, skipped } = suite.counts;
+    let _ = writeln!(out, "{passed} passed, {failed} failed, {skipped} skipped");
+    i32::from(failed > 0 || (passed == 0 && skipped == 0))
+}
+
+fn cargo(words: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(host::workspace()).args(words).stdin(Stdio::null());
+    command
+}
+
+impl Suite<'_> {
+    fn host_checks(&mut self) {
+        self.step("format", &mut cargo(&["fmt", "--all", "--check"]));
+        self.step("clippy", &mut cargo(&["clippy", "-q", "--all-targets", "--", "-D", "warnings"]));
+        self.step(
+            "rustdoc",
+            cargo(&["doc", "-q", "--no-deps", "--document-private-items"]).env("RUSTDOCFLAGS", "-D warnings"),
+        );
+        let mut unit = cargo(&["test"]);
+        if let Some(filter) = self.test_filter() {
+            unit.arg(filter);
+        }
+        self.step("unit", &mut unit);
+    }
+
+    fn kernel_checks(&mut self) {
+        if let Err(why) = install::rust_target(kernel::TARGET) {
+            self.skip("kernel", &format!("{why:#}"));
+            return;
+        }
+        let target = ["-p", "kernel", "--release", "--target", kernel::TARGET];
+        let with = |first: &[&str], last: &[&str]| cargo(&[first, &target, last].concat());
+        self.step("kernel-clippy", &mut with(&["clippy", "-q"], &["--", "-D", "warnings"]));
+        self.check("kernel-dependencies", kernel_dependencies);
+        self.check("kernel-size", kernel_size);
+    }
+
+    fn miri(&mut self) {
+        if self.args.quick {
+            self.skip("miri", "--quick");
+        } else if !cargo(&["+nightly", "miri", "--version"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+        {
+            self.skip(
+                "miri",
+                "no nightly toolchain with Miri (rustup toolchain install nightly -c miri,rust-src)",
+            );
+        } else {
+            // Random cases are for native speed: Miri looks for undefined behaviour, and one case shows that.
+            let mut miri = cargo(&["+nightly", "miri", "test", "-p", MIRI_PACKAGE, "--lib"]);
+            miri.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", "2");
+            if let Some(filter) = self.test_filter() {
+                miri.arg(filter);
+            }
+            self.step("miri", &mut miri);
+        }
+    }
+
+    fn end_to_end(&mut self) {
+        let mut command = cargo(&["test", "-p", "e2e", "--no-fail-fast"]);
+        if self.args.quick {
+            command.env("E2E_QUICK", "1");
+        }
+        if let Some(filter) = self.test_filter() {
+            command.arg(filter);
+        }
+        self.step("e2e", &mut command);
+    }
+
+    /// The filter, if it is for tests and does not name a step.
+    fn test_filter(&self) -> Option<&str> {
+        self.args.filter.as_deref().filter(|filter| !STEPS.iter().any(|step| step.contains(filter)))
+    }
+
+    fn wanted(&self, name: &str) -> bool {
+        match (&self.args.filter, self.test_filter()) {
+            (None, _) => true,
+            (Some(_), Some(_)) => matches!(name, "unit" | "e2e"),
+            (Some(filter), None) => name.contains(filter.as_str()),
+        }
+    }
+
+    fn skip(&mut self, name: &str, why: &str) {
+        if self.wanted(name) {
+            self.counts.skipped += 1;
+            self.skipped.push(format!("{name}: {why}"));
+        }
+    }
+
+    fn step(&mut self, name: &str, command: &mut Command) {
+        if !self.wanted(name) {
+            return;
+        }
+        eprintln!("== {name}");
+        let start = Instant::now();
+        let result = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().and_then(|mut child| {
+            let mut text = String::new();
+            if let Some(stdout) = child.stdout.take() {
+                for line in io::BufRead::lines(io::BufReader::new(stdout)) {
+                    let line = line?;
+                    println!("{line}");
+                    text += &line;
+                    text.push('\n');
+                }
+            }
+            Ok((child.wait()?, text))
+        });
+        let (success, text) = match result {
+            Ok((status, text)) => (status.success(), text),
+            Err(error) => (false, format!("cannot run it: {error}")),
+        };
+        eprintln!(
+            "== {name}: {} in {:.1} s",
+            if success { "ok" } else { "FAILED" },
+            start.elapsed().as_secs_f64()
+        );
+        let counts = counts(&text);
+        self.counts.passed += counts.passed;
+        self.counts.failed += counts.failed;
+        self.counts.skipped += counts.skipped;
+        if counts.skipped > 0 {
+            self.skipped.push(format!("{name}: {} tests, for the reasons they print", counts.skipped));
+        }
+        match (success, counts) {
+            (true, Counts { passed: 0, failed: 0, skipped: 0 }) => self.counts.passed += 1,
+            (false, counts) => {
+                self.failed.push(name.to_owned());
+                self.counts.failed += u64::from(counts.failed == 0);
+            }
+            _ => {}
+        }
+    }
+
+    fn check(&mut self, name: &str, check: fn() -> Result<String, String>) {
+        if !self.wanted(name) {
+            return;
+        }
+        match check() {
+            Ok(what) => {
+                self.counts.passed += 1;
+                eprintln!("== {name}: ok, {what}");
+            }
+            Err(why) => {
+                self.counts.failed += 1;
+                self.failed.push(format!("{name}: {why}"));
+            }
+        }
+    }
+}
+
+/// The names of all steps, for the filter.
+const STEPS: &[&str] = &[
+    "format",
+    "clippy",
+    "rustdoc",
+    "unit",
+    "kernel-clippy",
+    "kernel-dependencies",
+    "kernel-size",
+    "miri",
+    "e2e",
+];
+
+/// Nothing that needs an operating system may be in the kernel.
+fn kernel_dependencies() -> Result<String, String> {
+    let tree = host::output_of(&mut cargo(&[
+        "tree",
+        "-p",
+        "kernel",
+        "--target",
+        kernel::TARGET,
+        "-e",
+        "normal",
+        "--prefix",
+        "none",
+        "-f",
+        "{p} {f}",
+    ]))
+    .ok_or("cargo tree failed")?;
+    match tree.lines().find(|line| is_hosted(line)) {
+        Some(line) => Err(format!("the kernel depends on {line}")),
+        None => Ok(format!("{} crates, none of them needs an operating system", tree.lines().count())),
+    }
+}
+
+/// Whether a line of `cargo tree -f "{p} {f}"` is a crate for hosts, or one with its `std` feature on.
+fn is_hosted(line: &str) -> bool {
+    let name = line.split_whitespace().next().unwrap_or_default();
+    let features = line.trim_end_matches(" (*)").rsplit(' ').next().unwrap_or_default();
+    matches!(name, "libc" | "getrandom" | "std") || features.split(',').any(|feature| feature == "std")
+}
+
+fn kernel_size() -> Result<String, String> {
+    let kernel = kernel::build().map_err(|error| format!("{error:#}"))?;
+    let stripped = host::cache_dir().join("kernel.stripped");
+    fs::create_dir_all(host::cache_dir()).map_err(|error| error.to_string())?;
+    let done = Command::new("strip")
+        .arg("-o")
+        .arg(&stripped)
+        .arg(&kernel)
+        .output()
+        .map_err(|e| format!("strip: {e}"))?;
+    let size = fs::metadata(&stripped).map_err(|error| error.to_string())?.len();
+    match size {
+        _ if !done.status.success() => Err("strip failed".into()),
+        size if size > KERNEL_MAX => Err(format!("{size} bytes stripped, more than {KERNEL_MAX}")),
+        size => Ok(format!("{size} bytes stripped")),
+    }
+}
+
+/// Adds up libtest's `test result: ok. 3 passed; 0 failed; 1 ignored; …` lines, and our tests' `skipped: why` lines.
+fn counts(text: &str) -> Counts {
+    let mut sum = Counts::default();
+    for line in text.lines() {
+        let Some(result) = line.trim_start().strip_prefix("test result: ") else { continue };
+        for part in result.split(['.', ';']) {
+            let mut words = part.split_whitespace();
+            let (Some(Ok(number)), Some(kind)) = (words.next().map(str::parse::<u64>), words.next()) else {
+                continue;
+            };
+            match kind {
+                "passed" => sum.passed += number,
+                "failed" => sum.failed += number,
+                "ignored" | "skipped" => sum.skipped += number,
+                _ => {}
+            }
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libtest_results_are_added_up() {
+        let text = "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.20s\n\
+                    noise\ntest result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured\n";
+        assert_eq!(counts(text), Counts { passed: 5, failed: 4, skipped: 1 });
+    }
+
+    #[test]
+    fn hosted_crates_are_recognised() {
+        assert!(is_hosted("libc v0.2.191 default,std"));
+        assert!(is_hosted("sha2 v0.11.0 alloc,std"));
+        assert!(is_hosted("sha2 v0.11.0 std (*)"));
+        assert!(!is_hosted("stdlib-like v1.0.0 alloc"));
+        assert!(!is_hosted("kernel v0.1.0 (/work/std/kernel)"));
+    }
+}
