@@ -118,29 +118,22 @@ impl Program {
         feed(self.command(), &self.stdin)
     }
 
-    /// Runs on this machine.
+    /// Runs on this machine, with a fresh /tmp where this process may mount one.
     pub fn host(&self) -> Outcome {
-        let mut command = match &self.rootfs {
-            Some(root) => {
-                let mut command = Command::new("unshare");
-                command.args(["--mount", "--propagation", "private", "/bin/sh", "-ec", ENTER, "sh"]);
-                command.arg(root).arg(self.workdir.as_deref().unwrap_or("/".as_ref()));
-                command.arg("env").arg("-i").args(self.env.iter().map(|(key, value)| pair(key, value)));
-                command
-            }
-            None => {
-                let mut command = Command::new(&self.path);
-                command.env_clear().envs(self.env.iter().map(|(key, value)| (key, value)));
-                command.current_dir(self.workdir.as_deref().unwrap_or("/".as_ref()));
-                command
-            }
-        };
-        if let Some(root) = &self.rootfs {
+        let workdir = self.workdir.as_deref().unwrap_or("/".as_ref());
+        let root = self.rootfs.as_deref().unwrap_or(Path::new("/"));
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "/bin/sh", "-ec", ENTER, "sh"]).arg(root);
+        if self.rootfs.is_none() && !tools::is_root() {
+            command = Command::new("env");
+            command.arg(joined("--chdir=", workdir)).arg("-i");
+            command.args(self.env.iter().map(|(key, value)| pair(key, value)));
+        } else {
+            command.args(["env", "-i"]).args(self.env.iter().map(|(key, value)| pair(key, value)));
             command.arg("/usr/bin/unshare").arg(joined("--root=", root.as_os_str()));
-            command.arg(joined("--wd=", self.workdir.as_deref().unwrap_or("/".as_ref())));
-            command.arg("--").arg(&self.path);
+            command.arg(joined("--wd=", workdir)).arg("--");
         }
-        command.args(&self.args);
+        command.arg(&self.path).args(&self.args);
         feed(command, &self.stdin)
     }
 
@@ -165,10 +158,12 @@ impl Program {
 
 /// Mounts what the guest kernel mounts by itself, then becomes the rest of its arguments.
 const ENTER: &str = r#"
-root=$1; shift 2
+root=$1; shift
 mount -t tmpfs -o mode=1777 tmp "$root/tmp"
-mount -t proc proc "$root/proc"
-mount --rbind /dev "$root/dev"
+if [ "$root" != / ]; then
+	mount -t proc proc "$root/proc"
+	mount --rbind /dev "$root/dev"
+fi
 exec "$@"
 "#;
 
