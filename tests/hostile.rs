@@ -1,1 +1,185 @@
+//! Programs that mean harm: wild pointers, random system calls, forged executables, and a host that alters the image.
+//!
+//! Whatever they do, the run ends with a status that belongs to them (126, their own, or 128+N), never with 122 and never not at all.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use e2e::build::{self, Link};
+use e2e::random::Random;
+use e2e::tools::oracle_only;
+use e2e::{Outcome, Program, Suite, needs, tree, work_dir};
+
+/// Statuses that say that the kernel, the launcher or the clock ended the run, and not the program.
+const NOT_ITS_OWN: [i32; 4] = [121, 122, 124, 125];
+
+fn its_own(outcome: &Outcome) -> Result<(), String> {
+    if NOT_ITS_OWN.contains(&outcome.status) {
+        return Err(format!("status {}{}", outcome.status, outcome.tail()));
+    }
+    Ok(())
+}
+
+#[test]
+fn wild_pointers_are_efault() {
+    let Some(elf) = needs("wild.c", build::c("wild.c", Link::StaticGlibc)) else { return };
+    let outcome = Program::elf(elf).guest();
+    e2e::note(outcome.text().lines().last().unwrap_or("wild.c said nothing"));
+    assert_eq!(outcome.expect_status(&[0]), Ok(()), "{}", outcome.text());
+}
+
+/// A tree with a fuzzer and files that it must not change.
+fn fuzzer(elf: &Path) -> PathBuf {
+    let contents = std::fs::read(elf).expect("read the fuzzer");
+    let sum = contents.iter().fold(0u64, |sum, &byte| sum.rotate_left(5) ^ u64::from(byte));
+    match tree::Tree::start(&format!("fuzz-{sum:016x}")) {
+        Err(place) => place,
+        Ok(tree) => {
+            tree.file("bin/sysfuzz", 0o755, contents);
+            tree.file("keep/canary", 0o644, Random::new(3).bytes(50_000));
+            tree.finish()
+        }
+    }
+}
+
+fn fuzz(seeds: impl Iterator<Item = u64>, calls: u32) {
+    let Some(elf) = needs("sysfuzz.c", build::c("sysfuzz.c", Link::StaticGlibc)) else { return };
+    let root = fuzzer(&elf);
+    let canary = std::fs::read(root.join("keep/canary")).expect("read the canary");
+    let mut suite = Suite::new("random system calls");
+    for seed in seeds {
+        let args = [seed.to_string(), calls.to_string(), "/keep/canary".into()];
+        let program = Program::within(&root, "/bin/sysfuzz").args(args).timeout(300);
+        suite.check(program.line(), move || {
+            program.guest().expect(0, format!("{calls} calls, canary unchanged\n"))
+        });
+    }
+    suite.run_in_guest_only();
+    assert!(
+        std::fs::read(root.join("keep/canary")).is_ok_and(|now| now == canary),
+        "the host's file changed"
+    );
+}
+
+#[test]
+fn random_system_calls() {
+    fuzz(1..=10, 100_000);
+}
+
+#[test]
+#[ignore = "takes long: a million calls for each of forty seeds"]
+fn random_system_calls_for_long() {
+    fuzz(100..140, 1_000_000);
+}
+
+/// Offsets of the fields that forgers like, in the file header and in the first four program headers.
+fn fields() -> Vec<(usize, usize)> {
+    let mut fields =
+        vec![(4, 1), (5, 1), (6, 1), (16, 2), (18, 2), (20, 4), (24, 8), (32, 8), (52, 2), (54, 2), (56, 2)];
+    for header in 0..4 {
+        let at = 64 + header * 56;
+        fields.extend([
+            (at, 4),
+            (at + 4, 4),
+            (at + 8, 8),
+            (at + 16, 8),
+            (at + 32, 8),
+            (at + 40, 8),
+            (at + 48, 8),
+        ]);
+    }
+    fields
+}
+
+/// Values that forgers like.
+const VALUES: [u64; 12] = [
+    0,
+    1,
+    2,
+    3,
+    0xfff,
+    0x7fff_ffff_f000,
+    0x8000_0000_0000,
+    0xffff_8000_0000_0000,
+    0xffff_ffff_8000_0000,
+    0x7fff_ffff_ffff_ffff,
+    0xffff_ffff_ffff_f000,
+    u64::MAX,
+];
+
+/// Runs mutations of a program, chosen by the seed.
+fn forge(seed: u64, count: usize) {
+    let Some(elf) = needs("hello.c", build::c("hello.c", Link::StaticMusl)) else { return };
+    let whole = std::fs::read(elf).expect("read the program");
+    let dir = work_dir("forged");
+    let mut random = Random::new(seed);
+    let fields = fields();
+    let mut suite = Suite::new("forged executables");
+    for index in 0..count {
+        let mut bytes = whole.clone();
+        let what = match index % 4 {
+            // Anything in the headers.
+            0 => {
+                let at = 4 + random.below(64 + 5 * 56 - 4);
+                bytes[at] = random.next_u64() as u8;
+                format!("byte {at} = {:#x}", bytes[at])
+            }
+            // A field with a value that somebody forgot to check.
+            1 | 2 => {
+                let (at, size) = fields[random.below(fields.len())];
+                let value = VALUES[random.below(VALUES.len())];
+                bytes[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
+                format!("{size} bytes at {at} = {value:#x}")
+            }
+            _ => {
+                bytes.truncate(random.below(whole.len()));
+                format!("{} of {} bytes", bytes.len(), whole.len())
+            }
+        };
+        let path = dir.join(format!("{seed}-{index}"));
+        std::fs::write(&path, bytes).expect("write a file");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+        suite.check(what, move || its_own(&Program::elf(&path).timeout(20).guest()));
+    }
+    suite.run_in_guest_only();
+}
+
+#[test]
+fn forged_executables() {
+    forge(1, 60);
+}
+
+#[test]
+#[ignore = "takes long: two thousand virtual machines"]
+fn many_forged_executables() {
+    forge(2, 2000);
+}
+
+/// The image that `run-snp` says it ran, damaged at several places, ends the VM with 121.
+#[test]
+fn a_tampered_image_is_an_attack() {
+    let Some(hello) = needs("hello.c", build::c("hello.c", Link::StaticMusl)) else { return };
+    if oracle_only() {
+        return;
+    }
+    let root = match tree::Tree::start("tampered-1") {
+        Err(place) => place,
+        Ok(tree) => {
+            tree.file("bin/hello", 0o755, std::fs::read(hello).expect("read hello"));
+            tree.finish()
+        }
+    };
+    let program = Program::within(&root, "/bin/hello");
+    assert_eq!(program.guest().expect(0, "hello, world\n"), Ok(()));
+    let mut suite = Suite::new("tampered image");
+    // The superblock, the program's first page, and a block of the hash tree (offsets from the end are negative).
+    for offset in ["1024", "4096", "8192", "-4096", "-1"] {
+        let program = program.clone().options(["--test-tamper", offset]);
+        suite.check(format!("byte {offset}"), move || {
+            let outcome = program.guest();
+            outcome.expect(121, "")?;
+            if outcome.stderr.is_empty() { Err("121 without a reason".into()) } else { Ok(()) }
+        });
+    }
+    suite.run();
+}

@@ -71,7 +71,7 @@ static void show(const char *text)
 int main(int argc, char **argv)
 {
 	const char *fate = argc > 1 ? argv[1] : "exit";
-	long number = argc > 2 ? strtol(argv[2], NULL, 0) : 0;
+	long number = argc > 2 ? (long)strtoul(argv[2], NULL, 0) : 0;
 	char cwd[4096];
 
 	if (!strcmp(fate, "exit"))
