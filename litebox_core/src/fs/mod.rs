@@ -16,6 +16,11 @@ mod open;
 pub mod ops;
 pub mod path;
 mod pipe;
+pub mod procfs;
+pub mod pseudo;
+pub mod sysfs;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tmpfs;
 
 pub use context::{Credentials, FsContext};

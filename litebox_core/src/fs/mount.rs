@@ -43,6 +43,12 @@ pub fn same(a: &Arc<dyn Inode>, b: &Arc<dyn Inode>) -> bool {
     core::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(b))
 }
 
+/// The same, also for nodes that are made anew at every look-up.
+fn same_file(a: &Arc<dyn Inode>, b: &Arc<dyn Inode>) -> bool {
+    let id = |inode: &Arc<dyn Inode>| inode.metadata().map(|metadata| (metadata.dev, metadata.ino));
+    same(a, b) || id(a) == id(b)
+}
+
 /// An inode and the mount it was reached through.
 #[derive(Clone)]
 #[allow(missing_docs)]
@@ -80,7 +86,7 @@ impl Location {
             }
             match at.inode.parent() {
                 Some((parent, name)) => {
-                    deleted |= !parent.lookup(&name).is_ok_and(|found| same(&found, &at.inode));
+                    deleted |= !parent.lookup(&name).is_ok_and(|found| same_file(&found, &at.inode));
                     names.push(name);
                     at.inode = parent;
                 }

@@ -204,6 +204,21 @@ pub fn unlink(context: &FsContext, base: &Location, path: &[u8], directory: bool
     if directory { dir.inode.rmdir(&name) } else { dir.inode.unlink(&name) }
 }
 
+/// Whether `place` is `inode` or lies below it, in one mount.
+fn is_within(place: &Location, inode: &Arc<dyn Inode>) -> bool {
+    if inode.file_type() != FileType::Directory {
+        return false;
+    }
+    let mut at = Some(place.inode.clone());
+    while let Some(dir) = at {
+        if same(&dir, inode) {
+            return true;
+        }
+        at = dir.parent().map(|(parent, _)| parent);
+    }
+    false
+}
+
 /// `renameat2(2)`.
 pub fn rename(
     context: &FsContext,
@@ -245,13 +260,14 @@ pub fn rename(
         }
         None => may_change(context, &new_dir)?,
     }
-    // An ancestor of the old place can only be a directory that is not empty.
+    // As Linux has it, before anything is looked at more closely.
+    if is_within(&new_dir, &source) {
+        return Err(Errno::EINVAL);
+    }
     if let Some(target) = &target
-        && mode == RenameMode::Replace
-        && source.file_type() == FileType::Directory
-        && same(target, &old_dir.inode)
+        && is_within(&old_dir, target)
     {
-        return Err(Errno::ENOTEMPTY);
+        return Err(if mode == RenameMode::Exchange { Errno::EINVAL } else { Errno::ENOTEMPTY });
     }
     old_dir.inode.rename(&old_name, &new_dir.inode, &new_name, mode)
 }
