@@ -90,11 +90,15 @@ pub enum ManifestError {
 impl fmt::Display for ManifestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLong => write!(f, "longer than {MAX_SIZE} bytes: pass fewer or shorter arguments and variables"),
+            Self::TooLong => {
+                write!(f, "longer than {MAX_SIZE} bytes: pass fewer or shorter arguments and variables")
+            }
             Self::NotAManifest => f.write_str("does not begin with litebox-manifest=1"),
             Self::Truncated => f.write_str("the last record is cut off"),
             Self::NotARecord(n) => write!(f, "record {n} is not key=value"),
-            Self::UnknownKey(key) => write!(f, "unknown key {key:?}: launcher and kernel are of different versions"),
+            Self::UnknownKey(key) => {
+                write!(f, "unknown key {key:?}: launcher and kernel are of different versions")
+            }
             Self::Duplicate(key) => write!(f, "{key} is given twice"),
             Self::BadValue(key) => write!(f, "{key} has a value that it cannot have"),
             Self::Missing(key) => write!(f, "{key} is missing"),
@@ -146,7 +150,8 @@ fn number<T: core::str::FromStr>(value: &[u8]) -> Option<T> {
 }
 
 fn hostname(value: &[u8]) -> Option<String> {
-    let legal = (1..=64).contains(&value.len()) && value.iter().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(b));
+    let legal = (1..=64).contains(&value.len())
+        && value.iter().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(b));
     if legal { text(value).map(ToOwned::to_owned) } else { None }
 }
 
@@ -280,8 +285,14 @@ mod tests {
         assert_eq!(refused(b"litebox-manifest=1\0"), ManifestError::Missing("exec"));
         assert_eq!(refused(b"litebox-manifest=1\0exec=x\0"), ManifestError::BadValue("exec"));
         assert_eq!(refused(b"litebox-manifest=1\0exec=/x\0exec=/y\0"), ManifestError::Duplicate("exec"));
-        assert_eq!(refused(b"litebox-manifest=1\0exec=/x\0root.blocks=7\0"), ManifestError::Missing("root.verity"));
-        assert_eq!(refused(b"litebox-manifest=1\0exec=/x\0root.blocks=07\0"), ManifestError::BadValue("root.blocks"));
+        assert_eq!(
+            refused(b"litebox-manifest=1\0exec=/x\0root.blocks=7\0"),
+            ManifestError::Missing("root.verity")
+        );
+        assert_eq!(
+            refused(b"litebox-manifest=1\0exec=/x\0root.blocks=07\0"),
+            ManifestError::BadValue("root.blocks")
+        );
         assert!(matches!(refused(b"litebox-manifest=1\0color=red\0"), ManifestError::UnknownKey(_)));
         assert_eq!(refused(&alloc::vec![b'x'; MAX_SIZE + 1]), ManifestError::TooLong);
     }
@@ -289,10 +300,15 @@ mod tests {
     #[test]
     fn arguments_keep_every_byte_but_nul() {
         let arg: Vec<u8> = (1..=255).collect();
-        let manifest = Manifest { exec: b"/x".to_vec(), args: alloc::vec![arg.clone(), Vec::new()], ..Default::default() };
+        let manifest = Manifest {
+            exec: b"/x".to_vec(),
+            args: alloc::vec![arg.clone(), Vec::new()],
+            ..Default::default()
+        };
         let parsed = Manifest::parse(&manifest.encode().unwrap()).unwrap();
         assert_eq!(parsed.args, [arg, Vec::new()]);
-        let bad = Manifest { exec: b"/x".to_vec(), args: alloc::vec![b"a\0b".to_vec()], ..Default::default() };
+        let bad =
+            Manifest { exec: b"/x".to_vec(), args: alloc::vec![b"a\0b".to_vec()], ..Default::default() };
         assert_eq!(bad.encode(), Err(ManifestError::NulByte("arg")));
     }
 

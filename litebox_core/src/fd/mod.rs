@@ -185,3 +185,44 @@ impl FdTable {
         taken
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::testing::TestHost;
+    use crate::fs::{OFlags, pipe};
+
+    fn open() -> Arc<OpenFile> {
+        OpenFile::new(pipe(TestHost::leak(8)).0, None, OFlags::RDONLY)
+    }
+
+    #[test]
+    fn the_lowest_free_number_is_given_out() {
+        let (mut table, file) = (FdTable::new(), open());
+        let mut insert = |table: &mut FdTable, minimum| {
+            table.insert_from(minimum, file.clone(), false, 8).map(|fd| fd.raw())
+        };
+        assert_eq!([0, 1, 2].map(|_| insert(&mut table, 0).unwrap()), [0, 1, 2]);
+        assert_eq!(insert(&mut table, 5), Ok(5));
+        table.remove(Fd(1)).unwrap();
+        assert_eq!(insert(&mut table, 2), Ok(3));
+        assert_eq!(insert(&mut table, 0), Ok(1));
+        assert_eq!([0, 0, 0].map(|minimum| insert(&mut table, minimum)), [Ok(4), Ok(6), Ok(7)]);
+        assert_eq!(insert(&mut table, 0), Err(Errno::EMFILE));
+        assert_eq!(insert(&mut table, 8), Err(Errno::EINVAL));
+        assert_eq!(table.remove(Fd(99)).err(), Some(Errno::EBADF));
+        assert_eq!(table.take_range(3, u32::MAX).len(), 5);
+        assert_eq!(insert(&mut table, 0), Ok(3));
+    }
+
+    #[test]
+    fn exec_closes_what_it_should() {
+        let mut table = FdTable::new();
+        table.insert(open(), true, 8).unwrap();
+        table.insert(open(), false, 8).unwrap();
+        table.set_range_close_on_exec(5, 2);
+        assert_eq!(table.take_close_on_exec().len(), 1);
+        assert_eq!(table.iter().map(|(fd, _)| fd.raw()).collect::<Vec<_>>(), [1]);
+        assert!(table.replace(Fd(8), open(), false, 8).is_err());
+    }
+}

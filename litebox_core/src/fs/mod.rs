@@ -12,6 +12,7 @@ mod flags;
 mod lower;
 mod metadata;
 mod mount;
+pub mod namespace;
 mod open;
 pub mod ops;
 pub mod path;

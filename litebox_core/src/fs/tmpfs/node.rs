@@ -42,6 +42,8 @@ pub(super) struct State {
     btime: Timestamp,
     /// Where it was last linked.
     parent: Option<(Weak<Node>, Arc<[u8]>)>,
+    /// Counts reads, to ask the clock now and then only.
+    accesses: u8,
     pub(super) in_clean_list: bool,
     pub(super) body: Body,
 }
@@ -87,6 +89,7 @@ impl Node {
             ctime: now,
             btime: now,
             parent: None,
+            accesses: 0,
             in_clean_list: false,
             body,
         };
@@ -113,6 +116,7 @@ impl Node {
             ctime: time,
             btime: time,
             parent: None,
+            accesses: 0,
             in_clean_list: false,
             body,
         };
@@ -207,11 +211,13 @@ impl Node {
         state.ctime = now;
     }
 
-    /// Notes an access, as mounts with `relatime` do (`mount(8)`).
+    /// Notes an access, as mounts with `relatime` do (`mount(8)`). The clock is not asked every time whether a day is over.
     pub(super) fn accessed(&self, state: &mut State) {
-        if state.atime <= state.mtime || state.atime <= state.ctime {
+        state.accesses = state.accesses.wrapping_add(1);
+        let older = state.atime <= state.mtime || state.atime <= state.ctime;
+        if older {
             state.atime = self.fs.now();
-        } else {
+        } else if state.accesses == 0 {
             let now = self.fs.now();
             if now.sec.saturating_sub(state.atime.sec) >= DAY {
                 state.atime = now;
