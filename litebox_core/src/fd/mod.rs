@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn the_lowest_free_number_is_given_out() {
         let (mut table, file) = (FdTable::new(), open());
-        let mut insert = |table: &mut FdTable, minimum| {
+        let insert = |table: &mut FdTable, minimum| {
             table.insert_from(minimum, file.clone(), false, 8).map(|fd| fd.raw())
         };
         assert_eq!([0, 1, 2].map(|_| insert(&mut table, 0).unwrap()), [0, 1, 2]);
