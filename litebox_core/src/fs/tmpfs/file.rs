@@ -263,6 +263,10 @@ impl Node {
                 self.page_to_write(index)?.fill((at % page) as usize, len as usize, 0);
             }
             at += len;
+            if whole && !below {
+                // Nothing of the lower comes any more: straight to the last page, however far that is.
+                at = at.max(end / page * page);
+            }
         }
         let (first, last) = (offset.div_ceil(page), end / page);
         if first < last {

@@ -8,6 +8,8 @@ mod open;
 mod poll;
 mod rw;
 mod stat;
+#[cfg(test)]
+mod tests;
 
 use crate::errno::{Errno, Result};
 use crate::fs::{IoctlMemory, PATH_MAX};
