@@ -1,9 +1,19 @@
 //! Memory: the page pool, the workload's mappings, and access to its memory.
 
+mod area;
 mod buffer;
+mod fault;
+mod map;
 mod page;
 mod pool;
+mod remap;
+mod user;
 
+pub use area::MapName;
 pub use buffer::{Mappable, Sink, Source};
+pub use fault::FaultError;
+pub use map::{AreaInfo, MapFlags, MapRequest, MemoryLimits, MemoryUse, Mm};
 pub use page::{LargePage, Page};
 pub use pool::{AcceptHook, PagePool, ReclaimHook};
+pub use remap::{Advice, RemapFlags};
+pub use user::{UserBuffers, UserPtr};

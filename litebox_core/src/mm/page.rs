@@ -31,6 +31,12 @@ impl Page {
         !self.is_shared()
     }
 
+    /// How many references there are.
+    #[inline]
+    pub fn references(&self) -> u32 {
+        self.pool.word(self.frame).load(Ordering::Acquire)
+    }
+
     /// Turns the reference into a number, for a page-table entry, which now owns it.
     #[inline]
     pub fn into_raw(page: Page) -> u64 {
@@ -68,6 +74,27 @@ impl Page {
         // SAFETY: as in `read`.
         unsafe { self.as_ptr().wrapping_add(offset).copy_from_nonoverlapping(from.as_ptr(), len) };
         len
+    }
+
+    /// Lends a range of the contents to a copy, cut to the page.
+    ///
+    /// The workload may change them meanwhile, if it has the page mapped: `f` must only copy.
+    #[inline]
+    pub(super) fn with_bytes<R>(&self, offset: usize, len: usize, f: impl FnOnce(&[u8]) -> R) -> R {
+        let offset = offset.min(PAGE_SIZE);
+        let len = len.min(PAGE_SIZE - offset);
+        // SAFETY: within the page, allocated while `self` lives. What runs in user mode at the same time is outside of Rust's memory
+        // model; `f` hands the bytes to an assembly copy and looks at none.
+        f(unsafe { core::slice::from_raw_parts(self.as_ptr().wrapping_add(offset), len) })
+    }
+
+    /// The same for a copy into the page.
+    #[inline]
+    pub(super) fn with_bytes_mut<R>(&self, offset: usize, len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
+        let offset = offset.min(PAGE_SIZE);
+        let len = len.min(PAGE_SIZE - offset);
+        // SAFETY: as in `with_bytes`.
+        f(unsafe { core::slice::from_raw_parts_mut(self.as_ptr().wrapping_add(offset), len) })
     }
 
     /// Sets `len` bytes from `offset` on, up to the end of the page.

@@ -1,0 +1,256 @@
+//! Mapped areas (Linux's VMAs): what a range of addresses is a view of, and what may be done with it.
+
+use super::{Mappable, Page};
+use crate::errno::{Errno, Result};
+use crate::platform::{PAGE_SIZE, Prot};
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use spin::Mutex;
+
+use super::PagePool;
+
+bitflags::bitflags! {
+    /// What an area is, beside its protection.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct AreaFlags: u8 {
+        /// Stores go to the object (`MAP_SHARED`).
+        const SHARED = 1;
+        /// Grows downwards when touched just below (`MAP_GROWSDOWN`).
+        const GROWS_DOWN = 2;
+        /// No large pages (`MADV_NOHUGEPAGE`).
+        const NO_HUGE = 4;
+        /// A shared mapping of a file that was not opened for writing: `mprotect` cannot make it writable.
+        const NEVER_WRITE = 8;
+    }
+}
+
+/// A file as /proc/PID/maps names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MapName {
+    /// Device number, as in `st_dev`.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Path, or a name in brackets.
+    pub path: Vec<u8>,
+}
+
+/// What the pages come from.
+#[derive(Clone)]
+pub(super) enum Backing {
+    /// Zeros, owned by the address space.
+    Anonymous,
+    /// A file or another object; `offset` is the byte in it that the area's first byte shows.
+    Object { object: Arc<dyn Mappable>, offset: u64 },
+    /// Pages that were mapped when the area was made (vDSO).
+    Fixed,
+}
+
+/// An area; its start is its key.
+#[derive(Clone)]
+pub(super) struct Area {
+    pub(super) end: usize,
+    pub(super) prot: Prot,
+    pub(super) flags: AreaFlags,
+    pub(super) backing: Backing,
+    pub(super) name: Option<Arc<MapName>>,
+}
+
+impl Area {
+    /// The offset in the object of the area's byte at `at`.
+    pub(super) fn offset(&self, start: usize, at: usize) -> u64 {
+        match &self.backing {
+            Backing::Object { offset, .. } => offset + (at - start) as u64,
+            _ => 0,
+        }
+    }
+
+    /// The part of this area, which starts at `start`, from `at` on.
+    pub(super) fn tail(&self, start: usize, at: usize) -> Area {
+        let mut tail = self.clone();
+        if let Backing::Object { offset, .. } = &mut tail.backing {
+            *offset += (at - start) as u64;
+        }
+        tail
+    }
+
+    /// Whether `next`, which starts where this ends, is the same view continued.
+    fn continues(&self, start: usize, next: &Area) -> bool {
+        self.prot == next.prot
+            && self.flags == next.flags
+            && self.name == next.name
+            && match (&self.backing, &next.backing) {
+                (Backing::Anonymous, Backing::Anonymous) => true,
+                (Backing::Object { object: a, offset }, Backing::Object { object: b, offset: other }) => {
+                    Arc::ptr_eq(a, b) && offset + (self.end - start) as u64 == *other
+                }
+                _ => false,
+            }
+    }
+}
+
+/// The areas of an address space, by start address. Invariant: they do not overlap, and are not empty.
+#[derive(Default)]
+pub(super) struct Areas {
+    map: BTreeMap<usize, Area>,
+}
+
+/// The most areas that an address space may have (`vm.max_map_count`).
+pub const MAX_AREAS: usize = 65530;
+
+impl Areas {
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, &Area)> {
+        self.map.iter().map(|(&start, area)| (start, area))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// The area that holds `at`.
+    pub(super) fn find(&self, at: usize) -> Option<(usize, &Area)> {
+        let (&start, area) = self.map.range(..=at).next_back()?;
+        (at < area.end).then_some((start, area))
+    }
+
+    /// The first area that ends after `at`.
+    pub(super) fn at_or_after(&self, at: usize) -> Option<(usize, &Area)> {
+        self.find(at).or_else(|| self.map.range(at..).next().map(|(&start, area)| (start, area)))
+    }
+
+    /// The areas that lie, at least in part, in the range, in order.
+    pub(super) fn overlapping(&self, from: usize, to: usize) -> impl Iterator<Item = (usize, &Area)> {
+        let first = self.find(from).map_or(from, |(start, _)| start);
+        self.map.range(first..to).map(|(&start, area)| (start, area)).filter(move |(_, area)| area.end > from)
+    }
+
+    /// Whether nothing is mapped in the range.
+    pub(super) fn is_free(&self, from: usize, to: usize) -> bool {
+        self.at_or_after(from).is_none_or(|(start, _)| start >= to)
+    }
+
+    /// Whether all of the range is mapped.
+    pub(super) fn covers(&self, from: usize, to: usize) -> bool {
+        let mut at = from;
+        while at < to {
+            match self.find(at) {
+                Some((_, area)) => at = area.end,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Makes `at` a boundary between areas.
+    fn split(&mut self, at: usize) {
+        let Some((start, area)) = self.find(at) else { return };
+        if start == at {
+            return;
+        }
+        let tail = area.tail(start, at);
+        if let Some(area) = self.map.get_mut(&start) {
+            area.end = at;
+        }
+        self.map.insert(at, tail);
+    }
+
+    /// Takes everything in the range out.
+    pub(super) fn remove(&mut self, from: usize, to: usize) -> Vec<(usize, Area)> {
+        self.split(from);
+        self.split(to);
+        let keys: Vec<usize> = self.map.range(from..to).map(|(&start, _)| start).collect();
+        keys.into_iter().filter_map(|start| self.map.remove(&start).map(|area| (start, area))).collect()
+    }
+
+    /// Adds an area where nothing is, and joins it with its neighbours where they are one.
+    pub(super) fn insert(&mut self, start: usize, area: Area) {
+        let end = area.end;
+        self.map.insert(start, area);
+        self.join(end);
+        self.join(start);
+    }
+
+    /// Joins the areas that meet at `at`, if they are one.
+    fn join(&mut self, at: usize) {
+        let Some((&before, left)) = self.map.range(..at).next_back() else { return };
+        let Some(right) = self.map.get(&at) else { return };
+        if left.end == at && left.continues(before, right) {
+            let end = right.end;
+            self.map.remove(&at);
+            if let Some(left) = self.map.get_mut(&before) {
+                left.end = end;
+            }
+        }
+    }
+
+    /// Changes every area in the range, which is covered.
+    pub(super) fn update(&mut self, from: usize, to: usize, mut change: impl FnMut(&mut Area)) {
+        self.split(from);
+        self.split(to);
+        for (_, area) in self.map.range_mut(from..to) {
+            change(area);
+        }
+        let starts: Vec<usize> = self.map.range(from..to).map(|(&start, _)| start).collect();
+        self.join(to);
+        for start in starts.into_iter().rev() {
+            self.join(start);
+        }
+    }
+
+    /// Moves an area's start (a stack that grows).
+    pub(super) fn extend_down(&mut self, start: usize, to: usize) {
+        if let Some(area) = self.map.remove(&start) {
+            self.map.insert(to, area);
+        }
+    }
+
+    /// The highest free range of `len` bytes in `low..high` that begins at a multiple of `align`.
+    pub(super) fn find_gap(&self, low: usize, high: usize, len: usize, align: usize) -> Option<usize> {
+        let fits = |from: usize, to: usize| -> Option<usize> {
+            let at = to.checked_sub(len)? & !(align - 1);
+            (at >= from).then_some(at)
+        };
+        let mut top = high;
+        for (&start, area) in self.map.range(..high).rev() {
+            if area.end < top {
+                if let Some(at) = fits(area.end.max(low), top) {
+                    return Some(at);
+                }
+            }
+            top = top.min(start);
+            if top <= low {
+                return None;
+            }
+        }
+        fits(low, top)
+    }
+}
+
+/// Anonymous memory that is shared (`MAP_SHARED | MAP_ANONYMOUS`): an object, so that processes can come to share it.
+pub(super) struct SharedMemory {
+    pool: &'static PagePool,
+    pages: Mutex<BTreeMap<u64, Page>>,
+    size: u64,
+}
+
+impl SharedMemory {
+    pub(super) fn new(pool: &'static PagePool, size: u64) -> SharedMemory {
+        SharedMemory { pool, pages: Mutex::new(BTreeMap::new()), size }
+    }
+}
+
+impl Mappable for SharedMemory {
+    fn page(&self, index: u64, _write: bool) -> Result<Page> {
+        if index >= self.size.div_ceil(PAGE_SIZE as u64) {
+            return Err(Errno::ENXIO);
+        }
+        let mut pages = self.pages.lock();
+        if let Some(page) = pages.get(&index) {
+            return Ok(page.clone());
+        }
+        let page = self.pool.alloc(true)?;
+        pages.insert(index, page.clone());
+        Ok(page)
+    }
+}
