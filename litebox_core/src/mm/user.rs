@@ -6,7 +6,7 @@ use crate::errno::{Errno, Result};
 use crate::platform::{Access, PAGE_SIZE, Platform, Prot};
 use alloc::vec::Vec;
 use core::marker::PhantomData;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// How often a fault at one address is resolved before it is taken for a bad address: another thread may unmap it each time.
 const RETRIES: usize = 64;
