@@ -13,7 +13,7 @@ fn rootfs() -> Result<PathBuf, String> {
     if !is_root() {
         return Err("comparing inside a root file system needs root (chroot, mount)".into());
     }
-    let packages = debian::rootfs("busybox-static", &["busybox-static"])?;
+    let packages = debian::rootfs("busybox-static-2", &["busybox-static"])?;
     Ok(tree::data(&packages.join("bin/busybox")))
 }
 

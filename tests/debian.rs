@@ -9,7 +9,7 @@ use e2e::{Program, Suite, debian, needs};
 fn rootfs() -> Option<PathBuf> {
     let packages = ["hello", "coreutils", "sqlite3", "lua5.4", "python3-minimal", "libpython3-stdlib"];
     let made = if is_root() {
-        debian::rootfs("debian-1", &packages)
+        debian::rootfs("debian-3", &packages)
     } else {
         Err("comparing inside a root file system needs root (chroot, mount)".into())
     };
@@ -41,7 +41,7 @@ fn hello_and_coreutils() {
         ("od", &["-An", "-tx4", "/etc/group"]),
         ("base64", &["/usr/bin/hello"]),
         ("seq", &["-f", "%.3f", "0", "0.125", "2"]),
-        ("factor", &["340282366920938463463374607431768211457"]),
+        ("factor", &["18446744073709551617"]),
         ("expr", &["2", "+", "40"]),
         ("printf", &["%s|%d\\n", "x", "7"]),
         ("date", &["-u", "-d", "@1700000000", "+%F %T"]),

@@ -11,7 +11,7 @@ fn with_libc(name: &str, programs: &[PathBuf]) -> Result<PathBuf, String> {
     if !is_root() {
         return Err("comparing inside a root file system needs root (chroot, mount)".into());
     }
-    let libc = debian::rootfs("libc", &["libc6", "libgcc-s1"])?;
+    let libc = debian::rootfs("libc-2", &["libc6", "libgcc-s1"])?;
     let root = work_dir("trees").join(name);
     e2e::tools::capture(
         "cp",
@@ -59,7 +59,7 @@ fn battery(program: &Program) -> Result<(), String> {
 fn dynamic_c() {
     let programs = ["hello.c", "battery.c"].map(|source| build::c(source, Link::Dynamic));
     let programs: Result<Vec<_>, _> = programs.into_iter().collect();
-    let Some(root) = needs("dynamic C", programs.and_then(|programs| with_libc("dynamic-c", &programs)))
+    let Some(root) = needs("dynamic C", programs.and_then(|programs| with_libc("dynamic-c-2", &programs)))
     else {
         return;
     };
@@ -99,7 +99,8 @@ fn static_rust() {
 #[test]
 fn dynamic_rust() {
     let program = build::rust("std.rs", Link::Dynamic);
-    let Some(root) = needs("dynamic Rust", program.and_then(|program| with_libc("dynamic-rust", &[program])))
+    let Some(root) =
+        needs("dynamic Rust", program.and_then(|program| with_libc("dynamic-rust-2", &[program])))
     else {
         return;
     };

@@ -1,4 +1,4 @@
-//! A root file system out of Debian packages, by name: `apt-get download` and `dpkg-deb --extract`, no install scripts.
+//! A root file system out of Debian packages, by name: `apt-get download` and `dpkg-deb`, no install scripts.
 //!
 //! The distribution and its signatures are this host's (so the host needs apt); the packages a program needs are found
 //! by `apt-cache depends`. What only install scripts use is left out.
@@ -27,7 +27,7 @@ const NOT_NEEDED: [&str; 10] = [
 ];
 
 /// Architecture-independent relations that `apt-cache depends` is told to leave out.
-const HARD_ONLY: [&str; 8] = [
+const HARD_ONLY: [&str; 7] = [
     "--recurse",
     "--no-recommends",
     "--no-suggests",
@@ -35,7 +35,6 @@ const HARD_ONLY: [&str; 8] = [
     "--no-breaks",
     "--no-replaces",
     "--no-enhances",
-    "--no-pre-depends",
 ];
 
 /// A directory with these packages and what they depend on, made once.
@@ -59,7 +58,9 @@ pub fn rootfs(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
     layout(&aside).map_err(|error| error.to_string())?;
     for package in &wanted {
         let file = newest(&cache, package).ok_or_else(|| format!("{package} was not downloaded"))?;
-        capture("dpkg-deb", &["--extract", &file.to_string_lossy(), &aside.to_string_lossy()])?;
+        // Not `dpkg-deb --extract`, which puts directories in the place of the merged-/usr links.
+        let unpack = "dpkg-deb --fsys-tarfile \"$1\" | tar -x --keep-directory-symlink -C \"$2\"";
+        capture("sh", &["-c", unpack, "sh", &file.to_string_lossy(), &aside.to_string_lossy()])?;
     }
     for (file, contents) in [("passwd", "root:x:0:0:root:/root:/bin/sh\n"), ("group", "root:x:0:\n")] {
         fs::write(aside.join("etc").join(file), contents).map_err(|error| error.to_string())?;

@@ -138,8 +138,16 @@ impl Program {
     }
 
     /// `Ok` when guest and host agree in every byte of output and in the status.
+    ///
+    /// # Errors
+    /// The difference, or that the host could not run it at all, which is no oracle.
     pub fn compare(&self) -> Result<(), String> {
-        self.guest().same_as(&self.host())
+        let host = self.host();
+        let refusal = b"unshare: failed to execute";
+        if host.status == 127 && host.stderr.windows(refusal.len()).any(|window| window == refusal) {
+            return Err(format!("the host cannot run it{}", host.tail()));
+        }
+        self.guest().same_as(&host)
     }
 
     /// The command as a person would type it, for messages.
