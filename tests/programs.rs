@@ -93,6 +93,9 @@ fn static_rust() {
     let Some(elf) = needs("static Rust", build::rust("std.rs", Link::StaticMusl)) else { return };
     let mut suite = Suite::new("static Rust");
     rust_runs(&mut suite, || Program::elf(&elf));
+    if let Some(hello) = needs("hello.rs", build::rust("hello.rs", Link::StaticMusl)) {
+        suite.expect(Program::elf(hello), 0, "hello, world\n");
+    }
     suite.run();
 }
 
