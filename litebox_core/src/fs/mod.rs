@@ -8,6 +8,7 @@
 pub mod console;
 mod context;
 pub mod devfs;
+pub mod erofs_layout;
 mod flags;
 mod lower;
 mod metadata;
