@@ -1,9 +1,10 @@
 //! Access to the workload's memory: copies that fault pages in, and pointers that prove nothing.
 
+use super::area::AreaFlags;
 use super::map::Mm;
 use super::{Page, Sink, Source};
 use crate::errno::{Errno, Result};
-use crate::platform::{Access, PAGE_SIZE, Platform, Prot};
+use crate::platform::{Access, PAGE_SIZE, PageTable as _, Platform, Prot};
 use alloc::vec::Vec;
 use core::marker::PhantomData;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -145,6 +146,17 @@ impl<P: Platform> Mm<P> {
     /// Replaces a futex word if it is `old`; returns what it was.
     pub fn compare_exchange_u32(&self, at: usize, old: u32, new: u32) -> Result<u32> {
         self.word(at, Prot::WRITE, || self.platform.compare_exchange_user_u32(at, old, new))
+    }
+
+    /// Where in physical memory a word of a shared mapping lies; `None` for private ones.
+    pub fn shared_word(&self, at: usize) -> Option<usize> {
+        let state = self.lock();
+        let (_, area) = state.areas.find(at)?;
+        if !area.flags.contains(AreaFlags::SHARED) {
+            return None;
+        }
+        let page = state.table.query(at & !(PAGE_SIZE - 1))?.page;
+        Some(page.frame_number() as usize * PAGE_SIZE + at % PAGE_SIZE)
     }
 
     fn word(&self, at: usize, access: Access, mut step: impl FnMut() -> Option<u32>) -> Result<u32> {

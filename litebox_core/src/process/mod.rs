@@ -1,1 +1,21 @@
-//! process.
+//! Processes and threads: identity, limits, program execution, the loop that runs user code, exit.
+//!
+//! A [`Process`] is what threads share; a [`Thread`] runs. A thread's memory never changes: `execve` makes a new [`Thread`] of the same
+//! identity, which takes the old one's place in the run loop.
+
+mod caller;
+pub mod elf;
+mod exec;
+mod launch;
+mod limits;
+mod process;
+mod procfs;
+pub mod signal;
+pub mod stack;
+mod thread;
+
+pub use exec::{ExecError, execute};
+pub use launch::launch;
+pub use limits::{Limit, Limits, Resource};
+pub use process::{Identity, Process};
+pub use thread::Thread;

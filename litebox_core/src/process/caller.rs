@@ -1,0 +1,115 @@
+//! A thread as whoever makes file calls ([`Files`], [`Caller`]).
+
+use super::limits::Resource;
+use super::signal::sig;
+use super::thread::Thread;
+use crate::errno::{Errno, Result};
+use crate::event::WaitQueue;
+use crate::fd::FdTable;
+use crate::fs::{FsContext, Host};
+use crate::linux::file::Caller;
+use crate::mm::{Sink, Source, UserBuffers};
+use crate::north::file::Files;
+use crate::platform::{Clock as _, Memory as _, Platform, ThreadToken, Threads as _};
+use alloc::sync::Arc;
+use alloc::task::Wake;
+use alloc::vec::Vec;
+use spin::Mutex;
+
+/// Wakes a thread of the platform.
+struct Unpark<P: Platform> {
+    platform: &'static P,
+    thread: ThreadToken,
+}
+
+impl<P: Platform> Wake for Unpark<P> {
+    fn wake(self: Arc<Self>) {
+        self.platform.unpark(self.thread);
+    }
+}
+
+impl<P: Platform> Thread<P> {
+    /// Blocks until `ready` (`true`) or until the monotonic clock reaches `deadline` (`false`); see [`Files::wait`].
+    pub fn wait_for(
+        &self,
+        queues: &[&WaitQueue],
+        ready: &mut dyn FnMut() -> bool,
+        deadline: Option<u64>,
+    ) -> Result<bool> {
+        let platform = self.platform();
+        let waker = Arc::new(Unpark { platform, thread: platform.current() });
+        // Registered before looking: a wake-up in between is not lost.
+        let _places: Vec<_> = queues.iter().map(|queue| queue.register(waker.clone().into())).collect();
+        loop {
+            if ready() {
+                return Ok(true);
+            }
+            if self.is_interrupted() {
+                return Err(Errno::EINTR);
+            }
+            if deadline.is_some_and(|at| platform.monotonic() >= at) {
+                return Ok(false);
+            }
+            platform.park(deadline);
+        }
+    }
+}
+
+impl<P: Platform> Files for Thread<P> {
+    #[inline]
+    fn fds(&self) -> &Mutex<FdTable> {
+        &self.process.fds
+    }
+
+    #[inline]
+    fn fs(&self) -> Arc<FsContext> {
+        self.process.fs.lock().clone()
+    }
+
+    fn update_fs(&self, change: &mut dyn FnMut(&mut FsContext)) {
+        let mut fs = self.process.fs.lock();
+        let mut changed = FsContext::clone(&fs);
+        change(&mut changed);
+        *fs = Arc::new(changed);
+    }
+
+    fn descriptor_limit(&self) -> u64 {
+        self.process.limits.lock().get(Resource::Files).soft
+    }
+
+    fn host(&self) -> &'static dyn Host {
+        self.platform()
+    }
+
+    fn wait(&self, queues: &[&WaitQueue], ready: &mut dyn FnMut() -> bool, deadline: Option<u64>) -> Result<bool> {
+        self.wait_for(queues, ready, deadline)
+    }
+
+    fn broken_pipe(&self) {
+        self.send_signal(sig::PIPE);
+    }
+}
+
+impl<P: Platform> Caller for Thread<P> {
+    #[inline]
+    fn read_memory(&self, address: usize, to: &mut [u8]) -> Result<()> {
+        self.mm().read(address, to)
+    }
+
+    #[inline]
+    fn write_memory(&self, address: usize, from: &[u8]) -> Result<()> {
+        self.mm().write(address, from)
+    }
+
+    fn sink<'a>(&'a self, buffers: &'a [(usize, usize)]) -> impl Sink + 'a {
+        UserBuffers::new(self.mm(), buffers)
+    }
+
+    fn source<'a>(&'a self, buffers: &'a [(usize, usize)]) -> impl Source + 'a {
+        UserBuffers::new(self.mm(), buffers)
+    }
+
+    fn memory_file_limit(&self) -> u64 {
+        self.platform().pages().total_pages() as u64 / 2
+    }
+}

@@ -1,0 +1,156 @@
+//! From the manifest to the first program, and the loop in which it runs.
+
+use super::exec::{ExecError, execute};
+use super::process::{Identity, Process, System};
+use super::procfs::Processes;
+use super::signal::{ThreadSignals, sig};
+use super::thread::Thread;
+use crate::errno::Errno;
+use crate::fs::erofs::Erofs;
+use crate::fs::verity::VerityDevice;
+use crate::fs::{FsContext, Lower, namespace, ops};
+use crate::linux;
+use crate::manifest::{Manifest, StreamKind};
+use crate::mm::{FaultError, Mm};
+use crate::platform::{
+    Attack, Cpu as _, Exception, ExitStatus, Memory as _, PageFault, Platform, Power as _, Registers, Threads as _,
+    UserExit,
+};
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::{boxed::Box, format};
+use core::fmt;
+
+/// Pid of the workload: the only process, and so the first.
+const PID: u32 = 1;
+
+/// Why there is nothing to run, and the status that says so.
+struct Failure {
+    status: ExitStatus,
+    why: String,
+}
+
+impl Failure {
+    fn launch(why: impl fmt::Display) -> Failure {
+        Failure { status: ExitStatus::BadLaunch, why: format!("{why}") }
+    }
+}
+
+impl From<ExecError> for Failure {
+    fn from(error: ExecError) -> Failure {
+        let status = match error.errno {
+            Errno::ENOENT | Errno::ENOTDIR => ExitStatus::NotFound,
+            _ => ExitStatus::NotExecutable,
+        };
+        Failure { status, why: error.why.into_owned() }
+    }
+}
+
+/// Runs what the manifest names, and ends the machine with its status.
+pub fn launch<P: Platform>(platform: &'static P, manifest: &Manifest) -> ! {
+    let (thread, registers) = match prepare(platform, manifest) {
+        Ok(ready) => ready,
+        Err(failure) => platform.power_off(failure.status, format_args!("{}", failure.why)),
+    };
+    let status = run(thread, registers);
+    platform.power_off(status, format_args!(""))
+}
+
+/// The workload image as a file system, verified as it is read.
+fn image<P: Platform>(platform: &'static P, manifest: &Manifest) -> Result<Option<Arc<dyn Lower>>, Failure> {
+    let Some(root) = manifest.root else { return Ok(None) };
+    let device = platform
+        .root_device()
+        .ok_or_else(|| Failure::launch("the manifest names a workload image, and there is no disk"))?;
+    let tampered = Box::new(move |what: fmt::Arguments<'_>| -> ! { platform.host_attack(Attack::ImageTampered, what) });
+    let verified = VerityDevice::new(device, root.verity, root.blocks, platform.pages(), tampered)
+        .map_err(|error| Failure::launch(format_args!("workload image: {error}")))?;
+    let image = Erofs::new(verified).map_err(|error| Failure::launch(format_args!("workload image: {error}")))?;
+    Ok(Some(Arc::new(image)))
+}
+
+fn prepare<P: Platform>(
+    platform: &'static P,
+    manifest: &Manifest,
+) -> Result<(Arc<Thread<P>>, Registers), Failure> {
+    let lower = image(platform, manifest)?;
+    let processes = Arc::new(Processes::new(manifest.hostname.clone().into_bytes()));
+    let streams = namespace::StandardStreams {
+        tty: [manifest.stdin, manifest.stdout, manifest.stderr].map(|kind| kind == StreamKind::Tty),
+        window: manifest.winsize,
+    };
+    let space = namespace::Namespace::new(platform, lower, processes.clone(), streams)
+        .map_err(|errno| Failure::launch(format_args!("cannot set the file system up: {errno}")))?;
+    let space: &'static namespace::Namespace = Box::leak(Box::new(space));
+    platform.pages().set_reclaim_hook(Box::leak(Box::new(|wanted| space.reclaim(wanted))));
+
+    let mut fs = FsContext::new(space.mounts.root());
+    fs.cwd = ops::resolve(&fs, &fs.cwd, &manifest.cwd, true)
+        .ok()
+        .filter(|place| place.inode.file_type() == crate::fs::FileType::Directory)
+        .ok_or_else(|| {
+            Failure::launch(format_args!(
+                "working directory {}: no such directory in the workload image",
+                String::from_utf8_lossy(&manifest.cwd)
+            ))
+        })?;
+    let fds = space.standard_streams().map_err(Failure::launch)?;
+    let system = System::new(space.mounts.clone(), manifest.hostname.clone().into_bytes());
+    let identity = Identity { pid: PID, ppid: 0, pgid: PID, sid: PID };
+    let empty = Arc::new(Mm::new(platform).map_err(Failure::launch)?);
+    let process = Process::new(platform, system, identity, fds, fs, empty);
+    processes.add(&process);
+    Ok(execute(&process, PID, &manifest.exec, &manifest.args, &manifest.env, ThreadSignals::default())?)
+}
+
+/// Runs user code until the process ends; how it ended.
+pub fn run<P: Platform>(mut thread: Arc<Thread<P>>, mut registers: Registers) -> ExitStatus {
+    let platform = thread.platform();
+    thread.bind();
+    loop {
+        match platform.run_user(&mut registers) {
+            UserExit::Syscall => linux::dispatch(&thread, &mut registers),
+            UserExit::PageFault(fault) => page_fault(&thread, fault),
+            UserExit::Exception(exception) => thread.force_signal(signal_of(exception)),
+            UserExit::Interrupt => platform.yield_now(),
+        }
+        if !thread.take_attention() {
+            continue;
+        }
+        if let Some((successor, first)) = thread.take_successor() {
+            successor.bind();
+            // The old thread, and with it the old memory, goes here.
+            thread = successor;
+            registers = first;
+        }
+        if thread.process.exit_status().is_none() {
+            thread.deliver_signals(&mut registers);
+        }
+        if let Some(status) = thread.process.exit_status() {
+            return status;
+        }
+    }
+}
+
+fn page_fault<P: Platform>(thread: &Thread<P>, fault: PageFault) {
+    match thread.mm().handle_fault(fault.address, fault.access) {
+        Ok(()) => {}
+        Err(FaultError::NoMapping | FaultError::AccessDenied) => thread.force_signal(sig::SEGV),
+        Err(FaultError::BusError) => thread.force_signal(sig::BUS),
+        Err(FaultError::OutOfMemory) => {
+            let platform = thread.platform();
+            platform.log(format_args!("out of memory: the workload is killed; give it more with --memory"));
+            thread.terminate(ExitStatus::Signaled(sig::KILL as u8));
+        }
+    }
+}
+
+fn signal_of(exception: Exception) -> u32 {
+    match exception {
+        Exception::DivideError | Exception::FloatingPoint => sig::FPE,
+        Exception::Debug | Exception::Breakpoint => sig::TRAP,
+        Exception::InvalidOpcode => sig::ILL,
+        Exception::Protection => sig::SEGV,
+        Exception::Alignment => sig::BUS,
+    }
+}

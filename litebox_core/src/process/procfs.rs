@@ -1,0 +1,189 @@
+//! What /proc shows of processes.
+
+use super::process::{Process, System};
+use super::signal::{DEFAULT, IGNORE};
+use super::thread::Thread;
+use crate::fs::procfs::{ProcInfo, ProcMapping, ProcProcess, ProcSource};
+use crate::fs::{DeviceId, FsContext, Location, MountTable, OpenFile};
+use crate::linux::RELEASE;
+use crate::platform::{Clock as _, Platform, Prot};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+use spin::Mutex;
+
+/// All processes of the machine, by pid.
+pub struct Processes<P: Platform> {
+    all: Mutex<Vec<(u32, Weak<Process<P>>)>>,
+    hostname: Vec<u8>,
+}
+
+impl<P: Platform> Processes<P> {
+    /// None yet.
+    pub fn new(hostname: Vec<u8>) -> Processes<P> {
+        Processes { all: Mutex::new(Vec::new()), hostname }
+    }
+
+    /// Takes one in.
+    pub fn add(&self, process: &Arc<Process<P>>) {
+        self.all.lock().push((process.pid(), Arc::downgrade(process)));
+    }
+
+    fn find(&self, pid: u32) -> Option<Arc<Process<P>>> {
+        self.all.lock().iter().find(|(id, _)| *id == pid).and_then(|(_, process)| process.upgrade())
+    }
+}
+
+impl<P: Platform> ProcSource for Processes<P> {
+    fn pids(&self) -> Vec<u32> {
+        self.all.lock().iter().map(|(pid, _)| *pid).collect()
+    }
+
+    fn current(&self) -> (u32, u32) {
+        // Which platform thread runs whom is known to the threads themselves.
+        let processes: Vec<_> = self.all.lock().iter().filter_map(|(_, process)| process.upgrade()).collect();
+        for process in &processes {
+            if let Some(thread) = process.threads().iter().find(|thread| thread.is_current()) {
+                return (process.pid(), thread.tid);
+            }
+        }
+        processes.first().map_or((0, 0), |process| (process.pid(), process.pid()))
+    }
+
+    fn process(&self, pid: u32) -> Option<Arc<dyn ProcProcess>> {
+        self.find(pid).map(|process| Arc::new(Shown(process)) as Arc<dyn ProcProcess>)
+    }
+
+    fn hostname(&self) -> Vec<u8> {
+        self.hostname.clone()
+    }
+
+    fn release(&self) -> &'static str {
+        RELEASE
+    }
+}
+
+struct Shown<P: Platform>(Arc<Process<P>>);
+
+impl<P: Platform> Shown<P> {
+    fn comm(thread: &Thread<P>) -> Vec<u8> {
+        thread.comm.lock().iter().copied().take_while(|&b| b != 0).collect()
+    }
+}
+
+impl<P: Platform> ProcProcess for Shown<P> {
+    fn tids(&self) -> Vec<u32> {
+        self.0.threads().iter().map(|thread| thread.tid).collect()
+    }
+
+    fn info(&self, tid: u32) -> Option<ProcInfo> {
+        let process = &self.0;
+        let thread = process.thread(tid)?;
+        let identity = *process.identity.lock();
+        let ids = process.fs.lock().credentials.clone();
+        let usage = process.mm.read().usage();
+        let heap = process.mm.read().heap();
+        let (pending, blocked) = {
+            let mine = thread.signals.lock();
+            (mine.pending, mine.blocked)
+        };
+        let signals = process.signals.lock();
+        let program = process.program.lock();
+        let text = program.as_ref().map_or((0, 0, 0), |p| (p.start_code, p.end_code, p.start_stack));
+        Some(ProcInfo {
+            comm: Self::comm(&thread),
+            state: if thread.is_current() { 'R' } else { 'S' },
+            pid: identity.pid,
+            ppid: identity.ppid,
+            pgid: identity.pgid,
+            sid: identity.sid,
+            uid: ids.uid,
+            gid: ids.gid,
+            threads: process.threads().len() as u32,
+            virtual_bytes: usage.size as u64,
+            resident_bytes: usage.resident as u64,
+            user_ns: process.user_ns.load(Ordering::Relaxed).max(
+                // Time is not split between user mode and kernel: a lone thread has had all of it.
+                process.platform().monotonic().saturating_sub(process.start_ns),
+            ),
+            system_ns: process.system_ns.load(Ordering::Relaxed),
+            start_ns: process.start_ns,
+            signals_pending: pending | signals.pending,
+            signals_blocked: blocked,
+            signals_ignored: signals.set_where(|action| action.handler == IGNORE),
+            signals_caught: signals.set_where(|action| action.handler != IGNORE && action.handler != DEFAULT),
+            start_code: text.0,
+            end_code: text.1,
+            start_stack: text.2,
+            start_brk: heap.start as u64,
+        })
+    }
+
+    fn mappings(&self) -> Vec<ProcMapping> {
+        let mm = self.0.mm.read().clone();
+        mm.areas()
+            .into_iter()
+            .map(|area| ProcMapping {
+                read: area.prot.contains(Prot::READ),
+                write: area.prot.contains(Prot::WRITE),
+                exec: area.prot.contains(Prot::EXEC),
+                shared: area.shared,
+                offset: area.offset,
+                dev: DeviceId(area.name.as_ref().map_or(0, |name| name.dev)),
+                ino: area.name.as_ref().map_or(0, |name| name.ino),
+                name: area.name.as_ref().map_or_else(Vec::new, |name| name.path.clone()),
+                resident: mm.resident_in(area.range.clone()) as u64,
+                range: area.range,
+            })
+            .collect()
+    }
+
+    fn descriptors(&self) -> Vec<(u32, Arc<OpenFile>, bool)> {
+        let fds = self.0.fds.lock();
+        fds.iter()
+            .map(|(fd, file)| (fd.raw(), file.clone(), fds.close_on_exec(fd).unwrap_or(false)))
+            .collect()
+    }
+
+    fn exe(&self) -> Option<Location> {
+        self.0.program.lock().as_ref().map(|program| program.exe.clone())
+    }
+
+    fn fs(&self) -> Arc<FsContext> {
+        self.0.fs.lock().clone()
+    }
+
+    fn mounts(&self) -> Arc<MountTable> {
+        self.0.system.mounts.clone()
+    }
+
+    fn cmdline(&self) -> Vec<u8> {
+        self.0.program.lock().as_ref().map_or_else(Vec::new, |program| program.cmdline.clone())
+    }
+
+    fn environ(&self) -> Vec<u8> {
+        self.0.program.lock().as_ref().map_or_else(Vec::new, |program| program.environ.clone())
+    }
+
+    fn auxv(&self) -> Vec<u8> {
+        self.0.program.lock().as_ref().map_or_else(Vec::new, |program| program.auxv.clone())
+    }
+
+    fn limits(&self) -> [(u64, u64); 16] {
+        self.0.limits.lock().all()
+    }
+
+    fn set_comm(&self, tid: u32, name: &[u8]) {
+        if let Some(thread) = self.0.thread(tid) {
+            thread.set_comm(name);
+        }
+    }
+}
+
+/// What the system is called, for those who hold it.
+impl System {
+    /// A system with these mounts and this name.
+    pub fn new(mounts: Arc<MountTable>, hostname: Vec<u8>) -> Arc<System> {
+        Arc::new(System { mounts, hostname })
+    }
+}
