@@ -6,7 +6,7 @@
 use super::time;
 use crate::errno::{Errno, Result};
 use crate::mm::UserPtr;
-use crate::platform::{Clock as _, Platform, ThreadToken, Threads as _, UserAccess as _};
+use crate::platform::{Platform, ThreadToken};
 use crate::process::Thread;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;

@@ -5,7 +5,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::PATH_MAX;
 use crate::mm::UserPtr;
 use crate::north::file;
-use crate::platform::{Clock as _, Cpu as _, ExitStatus, Platform};
+use crate::platform::{ExitStatus, Platform};
 use crate::process::{Limit, Thread, execute};
 use alloc::sync::Arc;
 use alloc::vec::Vec;

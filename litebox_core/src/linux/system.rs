@@ -3,7 +3,7 @@
 use super::RELEASE;
 use crate::errno::{Errno, Result};
 use crate::mm::UserPtr;
-use crate::platform::{Clock as _, Entropy as _, Memory as _, PAGE_SIZE, Platform};
+use crate::platform::{PAGE_SIZE, Platform};
 use crate::process::Thread;
 use zerocopy::{Immutable, IntoBytes};
 

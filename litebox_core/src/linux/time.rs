@@ -2,7 +2,7 @@
 
 use crate::errno::{Errno, Result};
 use crate::mm::UserPtr;
-use crate::platform::{Clock as _, Platform};
+use crate::platform::{Platform};
 use crate::process::Thread;
 use linux_raw_sys::general as c;
 use zerocopy::{FromBytes, Immutable, IntoBytes};

@@ -10,7 +10,7 @@ use crate::fs::{FsContext, Host};
 use crate::linux::file::Caller;
 use crate::mm::{Sink, Source, UserBuffers};
 use crate::north::file::Files;
-use crate::platform::{Clock as _, Memory as _, Platform, ThreadToken, Threads as _};
+use crate::platform::{Platform, ThreadToken};
 use alloc::sync::Arc;
 use alloc::task::Wake;
 use alloc::vec::Vec;

@@ -13,7 +13,7 @@ use crate::linux;
 use crate::manifest::{Manifest, StreamKind};
 use crate::mm::{FaultError, Mm};
 use crate::platform::{
-    Attack, Cpu as _, Exception, ExitStatus, Memory as _, PageFault, Platform, Power as _, Registers, Threads as _,
+    Attack, Exception, ExitStatus, PageFault, Platform, Registers, 
     UserExit,
 };
 use alloc::string::String;

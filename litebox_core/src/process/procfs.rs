@@ -6,7 +6,7 @@ use super::thread::Thread;
 use crate::fs::procfs::{ProcInfo, ProcMapping, ProcProcess, ProcSource};
 use crate::fs::{DeviceId, FsContext, Location, MountTable, OpenFile};
 use crate::linux::RELEASE;
-use crate::platform::{Clock as _, Platform, Prot};
+use crate::platform::{Platform, Prot};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;

@@ -3,7 +3,7 @@
 use super::process::Process;
 use super::signal::ThreadSignals;
 use crate::mm::{Mm, UserPtr};
-use crate::platform::{ExitStatus, Platform, Registers, ThreadToken, Threads as _};
+use crate::platform::{ExitStatus, Platform, Registers, ThreadToken};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::Mutex;
