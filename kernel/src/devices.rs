@@ -153,7 +153,8 @@ pub fn manifest() -> Manifest {
         let item = fw_cfg.find(MANIFEST_ITEM)?.ok_or(DeviceError::Absent)?;
         fw_cfg.read(item, MANIFEST_MAX)
     };
-    let bytes = read().unwrap_or_else(|error| refuse("manifest (fw_cfg item opt/org.litebox/manifest)", error));
+    let bytes =
+        read().unwrap_or_else(|error| refuse("manifest (fw_cfg item opt/org.litebox/manifest)", error));
     match Manifest::parse(&bytes) {
         Ok(manifest) => manifest,
         Err(error) => power::bad_launch(format_args!("manifest: {error}")),

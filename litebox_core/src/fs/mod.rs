@@ -8,6 +8,7 @@
 pub mod console;
 mod context;
 pub mod devfs;
+pub mod erofs;
 pub mod erofs_layout;
 mod flags;
 mod lower;
@@ -24,6 +25,7 @@ pub mod sysfs;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tmpfs;
+pub mod verity;
 
 pub use context::{Credentials, FsContext};
 pub use flags::{OFlags, Permission, PollEvents, ResolveFlags};

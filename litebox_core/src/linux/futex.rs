@@ -5,7 +5,6 @@
 
 use super::time;
 use crate::errno::{Errno, Result};
-use crate::mm::UserPtr;
 use crate::platform::{Platform, ThreadToken};
 use crate::process::Thread;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -65,13 +64,14 @@ fn wake_key<P: Platform>(t: &Thread<P>, key: Key, count: usize, bits: u32) -> us
     woken
 }
 
-/// Wakes waiters of a word when a thread has ended (`clear_child_tid`).
-pub(crate) fn wake<P: Platform>(t: &Thread<P>, address: u64, count: usize) -> usize {
-    let private = key(t, address, true).map_or(0, |key| wake_key(t, key, count, ANY));
-    private + key(t, address, false).map_or(0, |key| wake_key(t, key, count, ANY))
-}
-
-fn wait<P: Platform>(t: &Thread<P>, address: u64, private: bool, value: u32, bits: u32, deadline: Option<u64>) -> Result<usize> {
+fn wait<P: Platform>(
+    t: &Thread<P>,
+    address: u64,
+    private: bool,
+    value: u32,
+    bits: u32,
+    deadline: Option<u64>,
+) -> Result<usize> {
     if bits == 0 {
         return Err(Errno::EINVAL);
     }
@@ -231,9 +231,4 @@ pub(super) fn futex<P: Platform>(
         // Priority inheritance has no use on one CPU without priorities; C libraries fall back.
         _ => Err(Errno::ENOSYS),
     }
-}
-
-/// An address as the type that robust lists and `clear_child_tid` have.
-pub(crate) fn word(address: u64) -> UserPtr<u32> {
-    UserPtr::new(address)
 }

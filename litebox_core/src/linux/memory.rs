@@ -20,7 +20,10 @@ fn prot(raw: u64) -> Prot {
     prot
 }
 
-pub(super) fn mmap<P: Platform>(t: &Thread<P>, [addr, len, raw_prot, raw_flags, fd, offset]: Args) -> Result<usize> {
+pub(super) fn mmap<P: Platform>(
+    t: &Thread<P>,
+    [addr, len, raw_prot, raw_flags, fd, offset]: Args,
+) -> Result<usize> {
     let raw = raw_flags as u32;
     if offset % PAGE_SIZE as u64 != 0 {
         return Err(Errno::EINVAL);
@@ -87,7 +90,8 @@ pub(super) fn mmap<P: Platform>(t: &Thread<P>, [addr, len, raw_prot, raw_flags, 
             return Err(Errno::ENODEV);
         }
         object = Some((open.file()?.mappable()?, offset));
-        let path = open.location().map_or_else(alloc::vec::Vec::new, |place| place.path(&t.process.fs.lock().root));
+        let path =
+            open.location().map_or_else(alloc::vec::Vec::new, |place| place.path(&t.process.fs.lock().root));
         name = Some(Arc::new(MapName { dev: metadata.dev.0, ino: metadata.ino, path }));
     }
     let (at, len) = (addr as usize, len as usize);
@@ -101,14 +105,22 @@ pub(super) fn munmap<P: Platform>(t: &Thread<P>, at: u64, len: u64) -> Result<us
 pub(super) fn mprotect<P: Platform>(t: &Thread<P>, at: u64, len: u64, raw: u64) -> Result<usize> {
     let bits = raw as u32;
     let (down, up) = (bits & c::PROT_GROWSDOWN != 0, bits & c::PROT_GROWSUP != 0);
-    let known = c::PROT_READ | c::PROT_WRITE | c::PROT_EXEC | c::PROT_SEM | c::PROT_GROWSDOWN | c::PROT_GROWSUP;
+    let known =
+        c::PROT_READ | c::PROT_WRITE | c::PROT_EXEC | c::PROT_SEM | c::PROT_GROWSDOWN | c::PROT_GROWSUP;
     if bits & !known != 0 || down && up || up {
         return Err(Errno::EINVAL);
     }
     t.mm().mprotect(at as usize, len as usize, prot(raw), down).map(|()| 0)
 }
 
-pub(super) fn mremap<P: Platform>(t: &Thread<P>, at: u64, old: u64, new: u64, flags: u64, to: u64) -> Result<usize> {
+pub(super) fn mremap<P: Platform>(
+    t: &Thread<P>,
+    at: u64,
+    old: u64,
+    new: u64,
+    flags: u64,
+    to: u64,
+) -> Result<usize> {
     let flags = u32::try_from(flags).ok().and_then(RemapFlags::from_bits).ok_or(Errno::EINVAL)?;
     t.mm().mremap(at as usize, old as usize, new as usize, flags, to as usize)
 }
@@ -116,8 +128,17 @@ pub(super) fn mremap<P: Platform>(t: &Thread<P>, at: u64, old: u64, new: u64, fl
 pub(super) fn madvise<P: Platform>(t: &Thread<P>, at: u64, len: u64, advice: u64) -> Result<usize> {
     let advice = match advice as u32 {
         c::MADV_NORMAL | c::MADV_RANDOM | c::MADV_SEQUENTIAL | c::MADV_WILLNEED => Advice::Hint,
-        c::MADV_COLD | c::MADV_PAGEOUT | c::MADV_DONTFORK | c::MADV_DOFORK | c::MADV_DONTDUMP | c::MADV_DODUMP => Advice::Hint,
-        c::MADV_MERGEABLE | c::MADV_UNMERGEABLE | c::MADV_WIPEONFORK | c::MADV_KEEPONFORK | c::MADV_COLLAPSE => Advice::Hint,
+        c::MADV_COLD
+        | c::MADV_PAGEOUT
+        | c::MADV_DONTFORK
+        | c::MADV_DOFORK
+        | c::MADV_DONTDUMP
+        | c::MADV_DODUMP => Advice::Hint,
+        c::MADV_MERGEABLE
+        | c::MADV_UNMERGEABLE
+        | c::MADV_WIPEONFORK
+        | c::MADV_KEEPONFORK
+        | c::MADV_COLLAPSE => Advice::Hint,
         c::MADV_DONTNEED | c::MADV_FREE | c::MADV_DONTNEED_LOCKED => Advice::DontNeed,
         c::MADV_HUGEPAGE => Advice::Huge(true),
         c::MADV_NOHUGEPAGE => Advice::Huge(false),
@@ -150,7 +171,9 @@ pub(super) fn mincore<P: Platform>(t: &Thread<P>, at: u64, len: u64, vector: u64
 
 pub(super) fn msync<P: Platform>(t: &Thread<P>, at: u64, len: u64, flags: u64) -> Result<usize> {
     let flags = flags as u32;
-    if flags & !(c::MS_ASYNC | c::MS_INVALIDATE | c::MS_SYNC) != 0 || flags & c::MS_ASYNC != 0 && flags & c::MS_SYNC != 0 {
+    if flags & !(c::MS_ASYNC | c::MS_INVALIDATE | c::MS_SYNC) != 0
+        || flags & c::MS_ASYNC != 0 && flags & c::MS_SYNC != 0
+    {
         return Err(Errno::EINVAL);
     }
     match t.mm().check_mapped(at as usize, len as usize) {
@@ -187,7 +210,13 @@ pub(super) fn set_mempolicy(number: u32, args: Args) -> Result<usize> {
     if number == c::__NR_set_mempolicy && args[0] as u32 & 0x1fff > 6 { Err(Errno::EINVAL) } else { Ok(0) }
 }
 
-pub(super) fn get_mempolicy<P: Platform>(t: &Thread<P>, mode: u64, mask: u64, bits: u64, flags: u64) -> Result<usize> {
+pub(super) fn get_mempolicy<P: Platform>(
+    t: &Thread<P>,
+    mode: u64,
+    mask: u64,
+    bits: u64,
+    flags: u64,
+) -> Result<usize> {
     const KNOWN: u64 = 7;
     if flags & !KNOWN != 0 {
         return Err(Errno::EINVAL);

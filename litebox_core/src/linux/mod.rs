@@ -62,7 +62,9 @@ fn call<P: Platform>(t: &Arc<Thread<P>>, number: u32, args: Args) -> Result<usiz
         nr::__NR_munlock => memory::munlock(t, a, b),
         nr::__NR_mlockall => memory::mlockall(a),
         nr::__NR_munlockall => Ok(0),
-        nr::__NR_mbind | nr::__NR_set_mempolicy | nr::__NR_migrate_pages => memory::set_mempolicy(number, args),
+        nr::__NR_mbind | nr::__NR_set_mempolicy | nr::__NR_migrate_pages => {
+            memory::set_mempolicy(number, args)
+        }
         nr::__NR_get_mempolicy => memory::get_mempolicy(t, a, b, d, f),
         nr::__NR_membarrier => memory::membarrier(a, b),
         nr::__NR_pkey_alloc | nr::__NR_pkey_free | nr::__NR_pkey_mprotect => memory::pkey(t, number, args),
@@ -145,7 +147,9 @@ fn call<P: Platform>(t: &Arc<Thread<P>>, number: u32, args: Args) -> Result<usiz
         nr::__NR_uname => system::uname(t, a),
         nr::__NR_sysinfo => system::sysinfo(t, a),
         nr::__NR_getrandom => system::getrandom(t, a, b, d),
-        nr::__NR_sethostname | nr::__NR_setdomainname | nr::__NR_syslog | nr::__NR_reboot => Err(Errno::EPERM),
+        nr::__NR_sethostname | nr::__NR_setdomainname | nr::__NR_syslog | nr::__NR_reboot => {
+            Err(Errno::EPERM)
+        }
 
         _ => match file::call(&**t, number, args) {
             Some(result) => result,

@@ -25,7 +25,8 @@ pub(super) fn arch_prctl<P: Platform>(t: &Thread<P>, code: u64, address: u64) ->
     let platform = t.platform();
     match code {
         SET_FS | SET_GS => {
-            let set = if code == SET_FS { platform.set_fs_base(address) } else { platform.set_gs_base(address) };
+            let set =
+                if code == SET_FS { platform.set_fs_base(address) } else { platform.set_gs_base(address) };
             if set { Ok(0) } else { Err(Errno::EPERM) }
         }
         GET_FS => t.mm().store(UserPtr::new(address), platform.fs_base()).map(|()| 0),
@@ -213,7 +214,9 @@ pub(super) fn set_robust_list<P: Platform>(t: &Thread<P>, head: u64, len: u64) -
 
 pub(super) fn get_robust_list<P: Platform>(t: &Thread<P>, tid: u64, head: u64, len: u64) -> Result<usize> {
     let tid = tid as i32;
-    let found = if tid == 0 { t.robust_list.load(Ordering::Relaxed) } else {
+    let found = if tid == 0 {
+        t.robust_list.load(Ordering::Relaxed)
+    } else {
         let other = u32::try_from(tid).ok().and_then(|tid| t.process.thread(tid)).ok_or(Errno::ESRCH)?;
         other.robust_list.load(Ordering::Relaxed)
     };
@@ -228,7 +231,13 @@ struct Rlimit64 {
     hard: u64,
 }
 
-pub(super) fn prlimit64<P: Platform>(t: &Thread<P>, pid: u64, resource: u64, new: u64, old: u64) -> Result<usize> {
+pub(super) fn prlimit64<P: Platform>(
+    t: &Thread<P>,
+    pid: u64,
+    resource: u64,
+    new: u64,
+    old: u64,
+) -> Result<usize> {
     if pid as i32 != 0 && pid as i32 != t.process.pid() as i32 {
         return Err(Errno::ESRCH);
     }

@@ -2,7 +2,7 @@
 
 use crate::errno::{Errno, Result};
 use crate::mm::UserPtr;
-use crate::platform::{Platform};
+use crate::platform::Platform;
 use crate::process::Thread;
 use linux_raw_sys::general as c;
 
@@ -11,7 +11,11 @@ fn known<P: Platform>(t: &Thread<P>, pid: u64) -> Result<()> {
     if id < 0 {
         return Err(Errno::EINVAL);
     }
-    if id == 0 || id as u32 == t.process.pid() || t.process.thread(id as u32).is_some() { Ok(()) } else { Err(Errno::ESRCH) }
+    if id == 0 || id as u32 == t.process.pid() || t.process.thread(id as u32).is_some() {
+        Ok(())
+    } else {
+        Err(Errno::ESRCH)
+    }
 }
 
 pub(super) fn sched_yield<P: Platform>(t: &Thread<P>) -> Result<usize> {
@@ -45,7 +49,12 @@ pub(super) fn sched_getscheduler<P: Platform>(t: &Thread<P>, pid: u64) -> Result
     known(t, pid).map(|()| c::SCHED_NORMAL as usize)
 }
 
-pub(super) fn sched_setscheduler<P: Platform>(t: &Thread<P>, pid: u64, policy: u64, parameter: u64) -> Result<usize> {
+pub(super) fn sched_setscheduler<P: Platform>(
+    t: &Thread<P>,
+    pid: u64,
+    policy: u64,
+    parameter: u64,
+) -> Result<usize> {
     if (pid as i32) < 0 || parameter == 0 {
         return Err(Errno::EINVAL);
     }

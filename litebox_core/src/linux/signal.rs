@@ -27,7 +27,13 @@ fn number(raw: u64) -> Result<u32> {
     if (1..=sig::MAX).contains(&number) { Ok(number) } else { Err(Errno::EINVAL) }
 }
 
-pub(super) fn rt_sigaction<P: Platform>(t: &Thread<P>, signal: u64, new: u64, old: u64, size: u64) -> Result<usize> {
+pub(super) fn rt_sigaction<P: Platform>(
+    t: &Thread<P>,
+    signal: u64,
+    new: u64,
+    old: u64,
+    size: u64,
+) -> Result<usize> {
     if size != SET_SIZE {
         return Err(Errno::EINVAL);
     }
@@ -44,7 +50,10 @@ pub(super) fn rt_sigaction<P: Platform>(t: &Thread<P>, signal: u64, new: u64, ol
         let before = signals.action(signal);
         if let Some(raw) = new {
             let mask = raw.mask & !UNBLOCKABLE;
-            signals.set_action(signal, Action { handler: raw.handler, flags: raw.flags, restorer: raw.restorer, mask });
+            signals.set_action(
+                signal,
+                Action { handler: raw.handler, flags: raw.flags, restorer: raw.restorer, mask },
+            );
         }
         before
     };
@@ -55,7 +64,13 @@ pub(super) fn rt_sigaction<P: Platform>(t: &Thread<P>, signal: u64, new: u64, ol
     Ok(0)
 }
 
-pub(super) fn rt_sigprocmask<P: Platform>(t: &Thread<P>, how: u64, new: u64, old: u64, size: u64) -> Result<usize> {
+pub(super) fn rt_sigprocmask<P: Platform>(
+    t: &Thread<P>,
+    how: u64,
+    new: u64,
+    old: u64,
+    size: u64,
+) -> Result<usize> {
     const BLOCK: u32 = 0;
     const UNBLOCK: u32 = 1;
     const SET: u32 = 2;
@@ -110,7 +125,13 @@ pub(super) fn pause<P: Platform>(t: &Thread<P>) -> Result<usize> {
     t.wait_for(&[], &mut || false, None).map(|_| 0)
 }
 
-pub(super) fn rt_sigtimedwait<P: Platform>(t: &Thread<P>, set: u64, info: u64, timeout: u64, size: u64) -> Result<usize> {
+pub(super) fn rt_sigtimedwait<P: Platform>(
+    t: &Thread<P>,
+    set: u64,
+    info: u64,
+    timeout: u64,
+    size: u64,
+) -> Result<usize> {
     if size != SET_SIZE {
         return Err(Errno::EINVAL);
     }
@@ -180,7 +201,9 @@ pub(super) fn kill<P: Platform>(t: &Thread<P>, pid: u64, signal: u64) -> Result<
     let signal = if signal as u32 == 0 { 0 } else { number(signal)? };
     let (pid, identity) = (pid as i32, *t.process.identity.lock());
     // Itself, its own group, its group by number. Everybody (-1) means everybody else.
-    let own = pid == identity.pid as i32 || pid == 0 || pid.checked_neg() == Some(identity.pgid as i32) && pid != -1;
+    let own = pid == identity.pid as i32
+        || pid == 0
+        || pid.checked_neg() == Some(identity.pgid as i32) && pid != -1;
     if !own {
         return Err(Errno::ESRCH);
     }

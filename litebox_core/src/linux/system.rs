@@ -12,14 +12,8 @@ const FIELD: usize = 65;
 
 pub(super) fn uname<P: Platform>(t: &Thread<P>, to: u64) -> Result<usize> {
     let mut out = [0u8; 6 * FIELD];
-    let fields: [&[u8]; 6] = [
-        b"Linux",
-        &t.process.system.hostname,
-        RELEASE.as_bytes(),
-        b"#1 SMP LiteBox",
-        b"x86_64",
-        b"(none)",
-    ];
+    let fields: [&[u8]; 6] =
+        [b"Linux", &t.process.system.hostname, RELEASE.as_bytes(), b"#1 SMP LiteBox", b"x86_64", b"(none)"];
     for (slot, text) in out.chunks_exact_mut(FIELD).zip(fields) {
         for (byte, &c) in slot.iter_mut().take(FIELD - 1).zip(text) {
             *byte = c;

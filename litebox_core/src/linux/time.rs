@@ -2,7 +2,7 @@
 
 use crate::errno::{Errno, Result};
 use crate::mm::UserPtr;
-use crate::platform::{Platform};
+use crate::platform::Platform;
 use crate::process::Thread;
 use linux_raw_sys::general as c;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -117,7 +117,13 @@ pub(super) fn nanosleep<P: Platform>(t: &Thread<P>, request: u64, remaining: u64
     sleep_until(t, t.platform().monotonic().saturating_add(length), remaining)
 }
 
-pub(super) fn clock_nanosleep<P: Platform>(t: &Thread<P>, clock: u64, flags: u64, request: u64, remaining: u64) -> Result<usize> {
+pub(super) fn clock_nanosleep<P: Platform>(
+    t: &Thread<P>,
+    clock: u64,
+    flags: u64,
+    request: u64,
+    remaining: u64,
+) -> Result<usize> {
     let kind = kind(clock)?;
     if clock as u32 == c::CLOCK_THREAD_CPUTIME_ID {
         return Err(Errno::EINVAL);
@@ -142,7 +148,11 @@ pub(super) fn relative_deadline<P: Platform>(t: &Thread<P>, timeout: u64) -> Res
 }
 
 /// The monotonic deadline of an optional absolute time of either clock.
-pub(super) fn absolute_deadline<P: Platform>(t: &Thread<P>, timeout: u64, realtime: bool) -> Result<Option<u64>> {
+pub(super) fn absolute_deadline<P: Platform>(
+    t: &Thread<P>,
+    timeout: u64,
+    realtime: bool,
+) -> Result<Option<u64>> {
     let Some(at) = UserPtr::<Timespec>::new(timeout).non_null() else { return Ok(None) };
     let time = t.mm().load(at)?.to_ns()?;
     let platform = t.platform();

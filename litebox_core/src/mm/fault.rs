@@ -73,7 +73,8 @@ impl<P: Platform> Mm<P> {
             if shared {
                 if let Backing::Object { object, .. } = &area.backing {
                     let index = area.offset(start, at) / PAGE_SIZE as u64;
-                    let page = object.clone().page(index, access.contains(Prot::WRITE)).map_err(object_error)?;
+                    let page =
+                        object.clone().page(index, access.contains(Prot::WRITE)).map_err(object_error)?;
                     state.table.replace(at, page, prot)?;
                 }
                 return Ok(());
@@ -178,7 +179,10 @@ impl<P: Platform> Mm<P> {
         for (index, page) in found.into_iter().flatten() {
             let Some(delta) = index.checked_sub(first).filter(|&d| d < count) else { continue };
             let address = from + delta as usize * PAGE_SIZE;
-            if address != at && state.table.query(address).is_none() && state.table.map(address, page, prot).is_err() {
+            if address != at
+                && state.table.query(address).is_none()
+                && state.table.map(address, page, prot).is_err()
+            {
                 return;
             }
         }

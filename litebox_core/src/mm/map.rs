@@ -213,7 +213,8 @@ impl<P: Platform> Mm<P> {
         // Linux's heuristic overcommit: refuse only what cannot be meant.
         let total = self.platform.pages().total_pages() as u64 * PAGE_SIZE as u64;
         let private_writable = prot.contains(Prot::WRITE) && !flags.contains(MapFlags::SHARED);
-        if object.is_none() && private_writable && !flags.contains(MapFlags::NO_RESERVE) && len as u64 > total {
+        if object.is_none() && private_writable && !flags.contains(MapFlags::NO_RESERVE) && len as u64 > total
+        {
             return Err(Errno::ENOMEM);
         }
         let at = if fixed {
@@ -258,7 +259,14 @@ impl<P: Platform> Mm<P> {
     }
 
     /// A free place for `len` bytes.
-    pub(super) fn place(&self, state: &State<P>, hint: usize, len: usize, anonymous: bool, low: bool) -> Result<usize> {
+    pub(super) fn place(
+        &self,
+        state: &State<P>,
+        hint: usize,
+        len: usize,
+        anonymous: bool,
+        low: bool,
+    ) -> Result<usize> {
         let user = self.platform.user_range();
         let bottom = user.start.max(MIN_ADDRESS);
         let hint = hint & !(PAGE_SIZE - 1);
@@ -309,7 +317,10 @@ impl<P: Platform> Mm<P> {
         let range = self.range(at, len).map_err(|_| Errno::EINVAL)?;
         let mut state = self.lock();
         // Cutting a hole makes an area more.
-        let splits = state.areas.find(range.start).is_some_and(|(start, area)| start < range.start && area.end > range.end);
+        let splits = state
+            .areas
+            .find(range.start)
+            .is_some_and(|(start, area)| start < range.start && area.end > range.end);
         if splits && state.areas.len() >= MAX_AREAS {
             return Err(Errno::ENOMEM);
         }
@@ -344,7 +355,9 @@ impl<P: Platform> Mm<P> {
             .overlapping(range.start, range.end)
             .map(|(start, area)| (start.max(range.start)..area.end.min(range.end), area.flags))
             .collect();
-        if prot.contains(Prot::WRITE) && pieces.iter().any(|(_, flags)| flags.contains(AreaFlags::NEVER_WRITE)) {
+        if prot.contains(Prot::WRITE)
+            && pieces.iter().any(|(_, flags)| flags.contains(AreaFlags::NEVER_WRITE))
+        {
             return Err(Errno::EACCES);
         }
         for (piece, flags) in pieces {
@@ -414,8 +427,13 @@ impl<P: Platform> Mm<P> {
             state.table.map(at + i * PAGE_SIZE, page.clone(), prot)?;
         }
         let name = Arc::new(MapName { path: name.to_vec(), ..MapName::default() });
-        let area =
-            Area { end: range.end, prot, flags: AreaFlags::NEVER_WRITE, backing: Backing::Fixed, name: Some(name) };
+        let area = Area {
+            end: range.end,
+            prot,
+            flags: AreaFlags::NEVER_WRITE,
+            backing: Backing::Fixed,
+            name: Some(name),
+        };
         state.areas.insert(at, area);
         state.size += range.len();
         Ok(())
@@ -483,7 +501,8 @@ fn data_size<P: Platform>(state: &State<P>) -> usize {
         .areas
         .iter()
         .filter(|(_, area)| {
-            area.prot.contains(Prot::WRITE) && !area.flags.intersects(AreaFlags::SHARED | AreaFlags::GROWS_DOWN)
+            area.prot.contains(Prot::WRITE)
+                && !area.flags.intersects(AreaFlags::SHARED | AreaFlags::GROWS_DOWN)
         })
         .map(|(start, area)| area.end - start)
         .sum()

@@ -110,6 +110,12 @@ impl Page {
         self.fill(0, PAGE_SIZE, 0);
     }
 
+    /// The contents, while nobody else refers to the page: a new one, that is to be filled. `None`: somebody does.
+    pub fn exclusive_bytes(&mut self) -> Option<&mut [u8; PAGE_SIZE]> {
+        // SAFETY: the only reference to the frame is `self`, which is borrowed mutably; a page that is mapped has another one.
+        self.is_unique().then(|| unsafe { &mut *self.as_ptr().cast::<[u8; PAGE_SIZE]>() })
+    }
+
     /// Copies the whole of another page.
     pub fn copy_from(&self, other: &Page) {
         if self.frame != other.frame {

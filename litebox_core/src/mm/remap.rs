@@ -35,7 +35,14 @@ pub enum Advice {
 
 impl<P: Platform> Mm<P> {
     /// `mremap(2)`; returns the new address.
-    pub fn mremap(&self, at: usize, old_len: usize, new_len: usize, flags: RemapFlags, to: usize) -> Result<usize> {
+    pub fn mremap(
+        &self,
+        at: usize,
+        old_len: usize,
+        new_len: usize,
+        flags: RemapFlags,
+        to: usize,
+    ) -> Result<usize> {
         let fixed = flags.contains(RemapFlags::FIXED);
         let keep = flags.contains(RemapFlags::DONTUNMAP);
         let may_move = flags.contains(RemapFlags::MAYMOVE);
@@ -63,7 +70,9 @@ impl<P: Platform> Mm<P> {
         let mut area = area.tail(start, at);
         if fixed {
             let target = self.range(to, new_len).map_err(|_| Errno::EINVAL)?;
-            if target.start < self.platform.user_range().start || (target.start < old.end && old.start < target.end) {
+            if target.start < self.platform.user_range().start
+                || (target.start < old.end && old.start < target.end)
+            {
                 return Err(Errno::EINVAL);
             }
         } else if new_len <= old.len() && !keep && !duplicate {
@@ -157,7 +166,9 @@ impl<P: Platform> Mm<P> {
                     return Err(Errno::ENOMEM);
                 }
                 for (piece, _) in pieces {
-                    state.areas.update(piece.start, piece.end, |area| area.flags.set(AreaFlags::NO_HUGE, !huge));
+                    state
+                        .areas
+                        .update(piece.start, piece.end, |area| area.flags.set(AreaFlags::NO_HUGE, !huge));
                 }
             }
             Advice::Populate(access) => {
@@ -205,7 +216,8 @@ impl<P: Platform> Mm<P> {
         self.check_mapped(first, len)?;
         let range = self.advised(first, len)?;
         for at in range.step_by(PAGE_SIZE) {
-            let prot = self.lock().areas.find(at).map_or(Prot::empty(), |(_, area): (usize, &Area)| area.prot);
+            let prot =
+                self.lock().areas.find(at).map_or(Prot::empty(), |(_, area): (usize, &Area)| area.prot);
             if !prot.is_empty() {
                 let access = if prot.contains(Prot::WRITE) { Prot::WRITE } else { prot };
                 self.handle_fault(at, access).map_err(|_| Errno::ENOMEM)?;

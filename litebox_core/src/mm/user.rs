@@ -85,7 +85,9 @@ impl<P: Platform> Mm<P> {
     /// Copies to user memory; returns how many bytes were writable.
     #[inline]
     pub fn write_partial(&self, at: usize, from: &[u8]) -> usize {
-        self.transfer(at, from.len(), Prot::WRITE, |done| self.platform.copy_to_user(at + done, &from[done..]))
+        self.transfer(at, from.len(), Prot::WRITE, |done| {
+            self.platform.copy_to_user(at + done, &from[done..])
+        })
     }
 
     /// Sets user memory; returns how many bytes were writable.
@@ -193,7 +195,11 @@ impl<'a, P: Platform> UserBuffers<'a, P> {
 
     /// Gives `step` address, length and offset of each next piece, `len` bytes in all, as long as it does all of it.
     #[inline]
-    fn each(&mut self, len: usize, mut step: impl FnMut(&Mm<P>, usize, usize, usize) -> usize) -> Result<usize> {
+    fn each(
+        &mut self,
+        len: usize,
+        mut step: impl FnMut(&Mm<P>, usize, usize, usize) -> usize,
+    ) -> Result<usize> {
         let mut total = 0;
         while total < len {
             let Some(&(address, size)) = self.buffers.first() else { break };
@@ -228,7 +234,9 @@ impl<P: Platform> Sink for UserBuffers<'_, P> {
 
     fn put_page(&mut self, page: &Page, offset: usize, len: usize) -> Result<usize> {
         let len = len.min(PAGE_SIZE.saturating_sub(offset));
-        self.each(len, |mm, at, len, from| page.with_bytes(offset + from, len, |bytes| mm.write_partial(at, bytes)))
+        self.each(len, |mm, at, len, from| {
+            page.with_bytes(offset + from, len, |bytes| mm.write_partial(at, bytes))
+        })
     }
 
     fn put_zeros(&mut self, len: usize) -> Result<usize> {

@@ -81,7 +81,12 @@ impl<P: Platform> Files for Thread<P> {
         self.platform()
     }
 
-    fn wait(&self, queues: &[&WaitQueue], ready: &mut dyn FnMut() -> bool, deadline: Option<u64>) -> Result<bool> {
+    fn wait(
+        &self,
+        queues: &[&WaitQueue],
+        ready: &mut dyn FnMut() -> bool,
+        deadline: Option<u64>,
+    ) -> Result<bool> {
         self.wait_for(queues, ready, deadline)
     }
 

@@ -134,7 +134,10 @@ pub fn header(bytes: &[u8], file_size: u64) -> Result<Header, Reason> {
         _ => return Err("an ELF file that is no program (an object file or a core dump)"),
     };
     let count = usize::from(raw.program_header_count);
-    if usize::from(raw.program_header_size) != PROGRAM_HEADER_SIZE || count == 0 || count > MAX_PROGRAM_HEADERS {
+    if usize::from(raw.program_header_size) != PROGRAM_HEADER_SIZE
+        || count == 0
+        || count > MAX_PROGRAM_HEADERS
+    {
         return Err("an ELF file with impossible program headers");
     }
     let end = raw.program_headers.checked_add((count * PROGRAM_HEADER_SIZE) as u64);
@@ -176,7 +179,8 @@ pub fn program(header: &Header, bytes: &[u8], file_size: u64, user: Range<u64>) 
                 if segments.last().is_some_and(|last| raw.address / page < last.memory.end.div_ceil(page)) {
                     return Err("an ELF file with segments that overlap or are not in ascending order");
                 }
-                let covers = raw.offset <= header.program_headers.start && header.program_headers.end <= file_end;
+                let covers =
+                    raw.offset <= header.program_headers.start && header.program_headers.end <= file_end;
                 if covers && header_address.is_none() {
                     header_address = Some(raw.address + (header.program_headers.start - raw.offset));
                 }

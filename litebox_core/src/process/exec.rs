@@ -92,16 +92,21 @@ struct Executable {
 impl Executable {
     fn open(fs: &FsContext, path: &[u8]) -> Result<Executable, ExecError> {
         let shown = || String::from_utf8_lossy(path).into_owned();
-        let error = |errno: Errno, why: &str| ExecError { errno, why: Cow::Owned(format!("{}: {why}", shown())) };
+        let error =
+            |errno: Errno, why: &str| ExecError { errno, why: Cow::Owned(format!("{}: {why}", shown())) };
         let file = ops::open(fs, &fs.cwd, path, OFlags::RDONLY | OFlags::CLOEXEC, 0, ResolveFlags::empty())
             .map_err(|errno| match errno {
-                Errno::ENOENT | Errno::ENOTDIR => error(errno, "no such file in the workload image"),
-                Errno::EACCES => error(errno, "may not be read"),
-                other => error(other, other.name()),
-            })?;
+            Errno::ENOENT | Errno::ENOTDIR => error(errno, "no such file in the workload image"),
+            Errno::EACCES => error(errno, "may not be read"),
+            other => error(other, other.name()),
+        })?;
         let metadata = file.metadata()?;
         if metadata.file_type != FileType::Regular {
-            let what = if metadata.file_type == FileType::Directory { "is a directory" } else { "is no regular file" };
+            let what = if metadata.file_type == FileType::Directory {
+                "is a directory"
+            } else {
+                "is no regular file"
+            };
             return Err(error(Errno::EACCES, what));
         }
         if fs.credentials.check(&metadata, Permission::EXEC).is_err() {
@@ -294,15 +299,20 @@ fn build<P: Platform>(
     while let Some((interpreter, argument)) = script(&file.read(0, SCRIPT_LINE)?)? {
         scripts += 1;
         if scripts > MAX_SCRIPTS {
-            return Err(ExecError { errno: Errno::ELOOP, why: Cow::Borrowed("scripts that interpret each other") });
+            return Err(ExecError {
+                errno: Errno::ELOOP,
+                why: Cow::Borrowed("scripts that interpret each other"),
+            });
         }
         // argv[0] gives way to the interpreter, its argument, and the script's path.
         let rest = args.split_off(1.min(args.len()));
-        args = core::iter::once(interpreter.clone()).chain(argument).chain([file.path.clone()]).chain(rest).collect();
-        file = Executable::open(&fs, &interpreter).map_err(|e| ExecError {
-            why: Cow::Owned(format!("interpreter of a script: {}", e.why)),
-            ..e
-        })?;
+        args = core::iter::once(interpreter.clone())
+            .chain(argument)
+            .chain([file.path.clone()])
+            .chain(rest)
+            .collect();
+        file = Executable::open(&fs, &interpreter)
+            .map_err(|e| ExecError { why: Cow::Owned(format!("interpreter of a script: {}", e.why)), ..e })?;
     }
     let mm = Arc::new(Mm::new(platform)?);
     mm.set_limits(process.memory_limits());
@@ -321,8 +331,10 @@ fn build<P: Platform>(
     let loaded = loader.load(&file, &header, &program, base)?;
     let (entry, interpreter_base) = match &interpreter {
         Some(file) => {
-            let in_interpreter =
-                |e: ExecError| ExecError { why: Cow::Owned(format!("the ELF interpreter is {}", e.why)), ..e };
+            let in_interpreter = |e: ExecError| ExecError {
+                why: Cow::Owned(format!("the ELF interpreter is {}", e.why)),
+                ..e
+            };
             let (header, program) = loader.parse(file).map_err(in_interpreter)?;
             let loaded = loader.load(file, &header, &program, 0).map_err(in_interpreter)?;
             (loaded.entry, loaded.bias as u64)
@@ -362,7 +374,8 @@ fn build<P: Platform>(
     if mm.write_partial(image.rsp, &image.bytes) != image.bytes.len() {
         return Err(Errno::E2BIG.into());
     }
-    let joined = |strings: &[Vec<u8>]| strings.iter().flat_map(|s| s.iter().copied().chain([0])).collect::<Vec<u8>>();
+    let joined =
+        |strings: &[Vec<u8>]| strings.iter().flat_map(|s| s.iter().copied().chain([0])).collect::<Vec<u8>>();
     let registers = Registers { rip: entry, rsp: image.rsp as u64, rflags: 0x202, ..Registers::default() };
     let program = Program {
         exe: file.location.clone(),
@@ -463,7 +476,10 @@ mod tests {
         let parse = |line: &[u8]| script(line).unwrap();
         assert_eq!(parse(b"\x7fELF"), None);
         assert_eq!(parse(b"#!/bin/sh\necho"), Some((b"/bin/sh".to_vec(), None)));
-        assert_eq!(parse(b"#! /usr/bin/env  python3 -u \n"), Some((b"/usr/bin/env".to_vec(), Some(b"python3 -u".to_vec()))));
+        assert_eq!(
+            parse(b"#! /usr/bin/env  python3 -u \n"),
+            Some((b"/usr/bin/env".to_vec(), Some(b"python3 -u".to_vec())))
+        );
         assert!(script(b"#!  \n").is_err());
     }
 }

@@ -7,15 +7,12 @@ use super::signal::{ThreadSignals, sig};
 use super::thread::Thread;
 use crate::errno::Errno;
 use crate::fs::erofs::Erofs;
-use crate::fs::verity::VerityDevice;
+use crate::fs::verity::{OnTamper, VerityDevice};
 use crate::fs::{FsContext, Lower, namespace, ops};
 use crate::linux;
 use crate::manifest::{Manifest, StreamKind};
 use crate::mm::{FaultError, Mm};
-use crate::platform::{
-    Attack, Exception, ExitStatus, PageFault, Platform, Registers, 
-    UserExit,
-};
+use crate::platform::{Attack, Exception, ExitStatus, PageFault, Platform, Registers, UserExit};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::{boxed::Box, format};
@@ -56,16 +53,26 @@ pub fn launch<P: Platform>(platform: &'static P, manifest: &Manifest) -> ! {
     platform.power_off(status, format_args!(""))
 }
 
+/// A tampered image is the host's attack.
+struct EndMachine<P: Platform>(&'static P);
+
+impl<P: Platform> OnTamper for EndMachine<P> {
+    fn tampered(&self, what: fmt::Arguments<'_>) -> ! {
+        self.0.host_attack(Attack::ImageTampered, what)
+    }
+}
+
 /// The workload image as a file system, verified as it is read.
 fn image<P: Platform>(platform: &'static P, manifest: &Manifest) -> Result<Option<Arc<dyn Lower>>, Failure> {
     let Some(root) = manifest.root else { return Ok(None) };
     let device = platform
         .root_device()
         .ok_or_else(|| Failure::launch("the manifest names a workload image, and there is no disk"))?;
-    let tampered = Box::new(move |what: fmt::Arguments<'_>| -> ! { platform.host_attack(Attack::ImageTampered, what) });
-    let verified = VerityDevice::new(device, root.verity, root.blocks, platform.pages(), tampered)
-        .map_err(|error| Failure::launch(format_args!("workload image: {error}")))?;
-    let image = Erofs::new(verified).map_err(|error| Failure::launch(format_args!("workload image: {error}")))?;
+    let verified =
+        VerityDevice::new(device, root.verity, root.blocks, platform.pages(), Box::new(EndMachine(platform)))
+            .map_err(|error| Failure::launch(format_args!("workload image: {error}")))?;
+    let image =
+        Erofs::new(verified).map_err(|error| Failure::launch(format_args!("workload image: {error}")))?;
     Ok(Some(Arc::new(image)))
 }
 

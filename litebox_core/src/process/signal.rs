@@ -96,7 +96,11 @@ impl Signals {
 
     /// The signals whose disposition satisfies `which`.
     pub fn set_where(&self, which: impl Fn(&Action) -> bool) -> SignalSet {
-        self.actions.iter().enumerate().filter(|(_, action)| which(action)).fold(0, |set, (i, _)| set | 1 << i)
+        self.actions
+            .iter()
+            .enumerate()
+            .filter(|(_, action)| which(action))
+            .fold(0, |set, (i, _)| set | 1 << i)
     }
 }
 
@@ -178,7 +182,8 @@ impl<P: Platform> Thread<P> {
                 process.pending &= !bit(signal);
                 (signal, process.action(signal))
             };
-            let does_nothing = action.handler == IGNORE || action.handler == DEFAULT && default_action(signal) != DefaultAction::Terminate;
+            let does_nothing = action.handler == IGNORE
+                || action.handler == DEFAULT && default_action(signal) != DefaultAction::Terminate;
             if does_nothing {
                 continue;
             }

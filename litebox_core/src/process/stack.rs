@@ -139,7 +139,10 @@ mod tests {
             &from[..from.iter().position(|&b| b == 0).unwrap()]
         };
         assert_eq!(word(0), 3);
-        assert_eq!((string(word(1)), string(word(2)), string(word(3))), (&b"prog"[..], &b""[..], &b"two words"[..]));
+        assert_eq!(
+            (string(word(1)), string(word(2)), string(word(3))),
+            (&b"prog"[..], &b""[..], &b"two words"[..])
+        );
         assert_eq!((word(4), string(word(5)), word(6)), (0, &b"A=1"[..], 0));
         assert_eq!((word(7), word(8)), (at::PAGESZ, 4096));
         assert_eq!((word(9), string(word(10))), (at::PLATFORM, &b"x86_64"[..]));
@@ -152,7 +155,9 @@ mod tests {
     #[test]
     fn too_much_is_e2big() {
         let stack = |args: &[Vec<u8>]| {
-            InitialStack { args, env: &[], path: b"/x", random: [0; 16], auxv: Vec::new() }.build(1 << 40).err()
+            InitialStack { args, env: &[], path: b"/x", random: [0; 16], auxv: Vec::new() }
+                .build(1 << 40)
+                .err()
         };
         assert_eq!(stack(&[alloc::vec![b'x'; 128 << 10]]), Some(Errno::E2BIG));
         assert_eq!(stack(&alloc::vec![alloc::vec![b'x'; 100_000]; 30]), Some(Errno::E2BIG));

@@ -13,7 +13,11 @@ use litebox_core::platform::{Entropy, ExitStatus, Platform, Power, Stream};
 
 fn mappings() -> Result<(), String> {
     let found = selftest::mappings();
-    if found.bad == 0 && found.writable > 0 && found.executable > 0 { Ok(()) } else { Err(format!("{found:?}")) }
+    if found.bad == 0 && found.writable > 0 && found.executable > 0 {
+        Ok(())
+    } else {
+        Err(format!("{found:?}"))
+    }
 }
 
 fn wild_accesses() -> Result<(), String> {
