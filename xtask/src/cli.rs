@@ -31,6 +31,8 @@ pub enum Task {
     Doctor(Doctor),
     /// Run every check and test that the README promises
     Test(Test),
+    /// Compare with Linux: time to the first line, and the time of calls
+    Bench(Bench),
 }
 
 /// What `run-snp` takes.
@@ -103,6 +105,40 @@ pub struct Test {
     pub quick: bool,
     /// Run only the checks whose name, or the tests whose name, contains this
     pub filter: Option<String>,
+}
+
+/// What `bench` takes.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Starts per column for the time to the first line
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
+    /// The guests' CPU model
+    #[arg(long, value_enum, default_value_t = BenchCpu::Both)]
+    pub cpu: BenchCpu,
+    /// What executes the guests; `auto` tries kvm and falls back to tcg
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub accel: Accel,
+    /// Where the numbers go [default: target/litebox/bench.json]
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Where the page with charts goes [default: target/litebox/bench.html]
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Measure only our own column
+    #[arg(long)]
+    pub no_linux: bool,
+}
+
+/// A choice of CPU models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchCpu {
+    /// An old one, which makes Linux faster under QEMU's translator
+    Westmere,
+    /// All that QEMU has
+    Max,
+    /// One after the other
+    Both,
 }
 
 /// A place to run.

@@ -4,7 +4,8 @@
 //! exact command to type.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::io;
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Result, bail};
 
@@ -45,14 +46,7 @@ pub fn apt(packages: &[&str], why: &str) -> Result<()> {
         bail!("{why}; install it with: sudo sh -c '{manual}'");
     };
     eprintln!("xtask: {why}; installing {} with apt-get", packages.join(" "));
-    let apt = |words: &[&str]| {
-        let mut line: Vec<&str> = prefix.to_vec();
-        line.extend(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"]);
-        line.extend(words);
-        let mut command = Command::new(line[0]);
-        command.args(&line[1..]).stdin(Stdio::null());
-        command.output()
-    };
+    let apt = |words: &[&str]| apt_get(prefix, words);
     let install = ["install", "--no-install-recommends"].iter().chain(packages).copied().collect::<Vec<_>>();
     if apt_lists_present() && apt(&install)?.status.success() {
         return Ok(());
@@ -66,6 +60,31 @@ pub fn apt(packages: &[&str], why: &str) -> Result<()> {
             "{why}, and apt-get failed:\n{}\ninstall it by hand: {manual}",
             String::from_utf8_lossy(&said).trim()
         );
+    }
+    Ok(())
+}
+
+fn apt_get(prefix: &[&str], words: &[&str]) -> io::Result<Output> {
+    let mut line: Vec<&str> = prefix.to_vec();
+    line.extend(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"]);
+    line.extend(words);
+    let mut command = Command::new(line[0]);
+    command.args(&line[1..]).stdin(Stdio::null());
+    command.output()
+}
+
+/// Brings apt's package lists up to date.
+///
+/// # Errors
+/// It cannot be done here; the message says what to type.
+pub fn apt_update(why: &str) -> Result<()> {
+    let Some(prefix) = root_prefix() else {
+        bail!("{why}; update its lists with: sudo apt-get update");
+    };
+    eprintln!("xtask: {why}; updating its package lists");
+    let output = apt_get(prefix, &["update"])?;
+    if !output.status.success() {
+        bail!("{why}, and apt-get update failed:\n{}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }

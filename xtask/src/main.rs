@@ -2,6 +2,7 @@
 
 mod accel;
 mod app;
+mod bench;
 mod cli;
 mod doctor;
 mod host;
@@ -34,6 +35,7 @@ fn main() {
         cli::Task::RunSnp(args) => run::run(&args),
         cli::Task::Doctor(args) => doctor::doctor(&args),
         cli::Task::Test(args) => test::test(&args),
+        cli::Task::Bench(args) => bench::bench(&args),
     };
     std::process::exit(status);
 }

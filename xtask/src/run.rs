@@ -134,7 +134,11 @@ fn choose_platform(platform: Platform) -> Result<(), Failure> {
     }
 }
 
-fn manifest(args: &Run, workload: &Workload) -> Result<Vec<u8>> {
+/// The manifest that `run-snp` gives the machine.
+///
+/// # Errors
+/// A word cannot be passed to a program.
+pub fn manifest(args: &Run, workload: &Workload) -> Result<Vec<u8>> {
     let mut manifest = Manifest::new();
     if let Some(image) = &workload.image {
         manifest.add("root.verity", &image.root_hash)?;
