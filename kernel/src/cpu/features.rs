@@ -13,7 +13,6 @@ pub struct Features {
     pub umip: bool,
     pub pge: bool,
     pub xsave: bool,
-    pub xsaveopt: bool,
     /// XCR0 bits that the CPU offers and the kernel saves.
     pub xcr0: u64,
     pub rdrand: bool,
@@ -52,14 +51,12 @@ fn detect() -> Features {
     let extended_edx = if extended_max >= 0x8000_0001 { __cpuid(0x8000_0001).edx } else { 0 };
     let xsave = leaf1.ecx & 1 << 26 != 0;
     let mut xcr0 = 3;
-    let mut xsaveopt = false;
     if xsave && max >= 0xd {
         let leaf = __cpuid_count(0xd, 0);
         xcr0 = (u64::from(leaf.edx) << 32 | u64::from(leaf.eax)) & XCR0_KNOWN;
         if xcr0 & XCR0_AVX512 != XCR0_AVX512 || xcr0 & 4 == 0 {
             xcr0 &= !XCR0_AVX512;
         }
-        xsaveopt = __cpuid_count(0xd, 1).eax & 1 != 0;
     }
     let hypervisor = leaf1.ecx & 1 << 31 != 0;
     let interpreted = hypervisor && {
@@ -73,7 +70,6 @@ fn detect() -> Features {
         umip: leaf7_ecx & 1 << 2 != 0,
         pge: leaf1.edx & 1 << 13 != 0,
         xsave,
-        xsaveopt,
         xcr0,
         rdrand: leaf1.ecx & 1 << 30 != 0,
         rdseed: leaf7_ebx & 1 << 18 != 0,

@@ -62,9 +62,18 @@ pub struct PerCpu {
     pub idle: Cell<bool>,
     pub(super) tss: UnsafeCell<TaskStateSegment>,
     pub(super) gdt: UnsafeCell<GlobalDescriptorTable>,
-    entry_stack: Stack<ENTRY_STACK>,
-    fault_stacks: [Stack<FAULT_STACK>; 4],
 }
+
+/// The stacks of a CPU. Apart from the rest, which is not all zeros and would take these into the image with it.
+struct CpuStacks {
+    entry: Stack<ENTRY_STACK>,
+    fault: [Stack<FAULT_STACK>; 4],
+}
+
+// SAFETY: only the CPU that owns them uses them, and only the hardware and assembly do.
+unsafe impl Sync for CpuStacks {}
+
+static BOOT_STACKS: CpuStacks = CpuStacks { entry: Stack::new(), fault: [const { Stack::new() }; 4] };
 
 /// Offsets for the assembly.
 pub const KERNEL_RSP: usize = offset_of!(PerCpu, kernel_rsp);
@@ -95,8 +104,6 @@ impl PerCpu {
             idle: Cell::new(false),
             tss: UnsafeCell::new(TaskStateSegment::new()),
             gdt: UnsafeCell::new(GlobalDescriptorTable::empty()),
-            entry_stack: Stack::new(),
-            fault_stacks: [const { Stack::new() }; 4],
         }
     }
 
@@ -106,10 +113,10 @@ impl PerCpu {
         cpu.this.set(cpu);
         // SAFETY: nothing else refers to the TSS before it is loaded.
         let tss = unsafe { &mut *cpu.tss.get() };
-        tss.privilege_stack_table[0] = cpu.entry_stack.top();
+        tss.privilege_stack_table[0] = BOOT_STACKS.entry.top();
         // The TSS is packed: whole arrays are written, never a reference taken.
         let mut stacks = tss.interrupt_stack_table;
-        for (slot, stack) in stacks.iter_mut().zip(&cpu.fault_stacks) {
+        for (slot, stack) in stacks.iter_mut().zip(&BOOT_STACKS.fault) {
             *slot = stack.top();
         }
         tss.interrupt_stack_table = stacks;

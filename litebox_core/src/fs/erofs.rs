@@ -11,9 +11,7 @@ use super::verity::VerityDevice;
 use super::{DeviceId, FileType, Lower, LowerEntry, LowerId, LowerMetadata, Timestamp};
 use crate::errno::{Errno, Result};
 use crate::mm::Page;
-use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use spin::Mutex;
 use zerocopy::FromBytes;
@@ -25,7 +23,8 @@ const MAX_LINK: u64 = 4096;
 /// Incompatible features that are understood: none.
 const KNOWN_INCOMPAT: u32 = 0;
 
-type Block = [u8; BLOCK];
+/// From this many pages on, a request is taken for reading in sequence.
+const SEQUENTIAL: usize = 16;
 
 /// An inode, decoded.
 #[derive(Clone, Copy, Debug)]
@@ -44,15 +43,16 @@ pub struct Erofs {
     meta_block: u64,
     blocks: u64,
     build_time: (u64, u32),
-    cache: Mutex<VecDeque<(u64, Arc<Box<Block>>)>>,
+    cache: Mutex<VecDeque<(u64, Page)>>,
 }
 
 impl Erofs {
     /// Mounts the image.
     pub fn new(device: VerityDevice) -> Result<Erofs, &'static str> {
         let first = device.read(0).map_err(|_| "its first block cannot be read")?;
-        let raw = first.get(SUPERBLOCK_OFFSET..).ok_or("too short")?;
-        let (raw, _) = Superblock::read_from_prefix(raw).map_err(|_| "too short")?;
+        let mut bytes = [0; size_of::<Superblock>()];
+        first.read(SUPERBLOCK_OFFSET, &mut bytes);
+        let raw = Superblock::read_from_bytes(&bytes).map_err(|_| "too short")?;
         if raw.magic.get() != MAGIC {
             return Err("it is no EROFS file system");
         }
@@ -78,11 +78,11 @@ impl Erofs {
     }
 
     /// A block through the cache.
-    fn block(&self, number: u64) -> Result<Arc<Box<Block>>> {
+    fn block(&self, number: u64) -> Result<Page> {
         if let Some((_, block)) = self.cache.lock().iter().find(|(n, _)| *n == number) {
             return Ok(block.clone());
         }
-        let block = Arc::new(self.device.read(number)?);
+        let block = self.device.read(number)?;
         let mut cache = self.cache.lock();
         if cache.len() >= CACHED_BLOCKS {
             cache.pop_front();
@@ -99,11 +99,7 @@ impl Erofs {
             let block = self.block(from / BLOCK as u64)?;
             let offset = (from % BLOCK as u64) as usize;
             let len = (BLOCK - offset).min(into.len() - done);
-            let (Some(to), Some(from)) = (into.get_mut(done..done + len), block.get(offset..offset + len))
-            else {
-                return Err(Errno::EIO);
-            };
-            to.copy_from_slice(from);
+            block.read(offset, into.get_mut(done..done + len).ok_or(Errno::EIO)?);
             done += len;
         }
         Ok(())
@@ -346,9 +342,13 @@ impl Lower for Erofs {
         // and made zero in one that is not.
         let whole = size / BLOCK as u64;
         if first < whole {
-            let run = (whole - first).min(count.max(1) as u64) as usize;
+            // A long run is a file that is read in sequence; a short one is a guess, and a page is verified when it is wanted.
+            let run = if count >= SEQUENTIAL { (whole - first).min(count as u64) } else { 1 };
             let at = node.data.checked_add(first).ok_or(Errno::EIO)?;
-            return self.device.read_pages(at, run, into);
+            for block in at..at + run {
+                into.push(self.device.read(block)?);
+            }
+            return Ok(());
         }
         let page = self.device.pool().alloc(true)?;
         let rest = (size.saturating_sub(first.saturating_mul(BLOCK as u64))).min(BLOCK as u64) as usize;

@@ -23,6 +23,11 @@ pub trait OnTamper: Send + Sync {
 
 /// Verified blocks of the hash tree that are kept: 32 of them cover 16 MiB of data, in 128 KiB.
 const CACHED_BLOCKS: usize = 32;
+/// Blocks of one request to the device. A request costs as much as copying many blocks, and hashing one costs more than copying
+/// several: so more are read than are asked for, and each is hashed only when it is wanted.
+const CLUSTER: u64 = 16;
+/// Blocks that are kept unverified.
+const AHEAD_BLOCKS: usize = 128;
 
 type Hash = [u8; 32];
 type Block = [u8; BLOCK];
@@ -35,8 +40,11 @@ pub struct VerityDevice {
     root: Hash,
     data_blocks: u64,
     starts: Vec<u64>,
-    /// Block number and contents, the most recently read last.
-    cache: Mutex<VecDeque<(u64, Box<Block>)>>,
+    /// Verified blocks of the tree: number and contents, the most recently read last.
+    cache: Mutex<VecDeque<(u64, Page)>>,
+    /// Blocks that were read ahead: the host's word, not verified, and private.
+    ahead: Mutex<VecDeque<(u64, Page)>>,
+    end: u64,
     tampered: Box<dyn OnTamper>,
 }
 
@@ -67,7 +75,9 @@ impl VerityDevice {
             root,
             data_blocks,
             starts,
-            cache: Mutex::new(VecDeque::new()),
+            end,
+            cache: Mutex::default(),
+            ahead: Mutex::default(),
             tampered,
         })
     }
@@ -82,10 +92,49 @@ impl VerityDevice {
         self.pool
     }
 
-    fn read_raw(&self, first: u64, into: &mut [&mut Block]) -> Result<()> {
-        self.device.read(first, into).map_err(|error| match error {
+    /// A block of the device as the host gives it, in a page that nobody else has.
+    fn fetch(&self, number: u64) -> Result<Page> {
+        {
+            let mut ahead = self.ahead.lock();
+            if let Some(i) = ahead.iter().position(|(n, _)| *n == number) {
+                if let Some((_, page)) = ahead.swap_remove_back(i) {
+                    return Ok(page);
+                }
+            }
+        }
+        let low = self.pool.is_low();
+        let count = if low { 1 } else { CLUSTER.min(self.end.saturating_sub(number)).max(1) };
+        let mut pages = Vec::with_capacity(count as usize);
+        for _ in 0..count {
+            match self.pool.alloc(false) {
+                Ok(page) => pages.push(page),
+                Err(_) if !pages.is_empty() => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut blocks: Vec<&mut Block> =
+            pages.iter_mut().map(Page::exclusive_bytes).collect::<Option<_>>().ok_or(Errno::EIO)?;
+        self.device.read(number, &mut blocks).map_err(|error| match error {
             BlockError::OutOfRange | BlockError::Io => Errno::EIO,
-        })
+        })?;
+        let mut pages = pages.into_iter();
+        let first = pages.next().ok_or(Errno::EIO)?;
+        let mut ahead = self.ahead.lock();
+        for (number, page) in (number + 1..).zip(pages) {
+            if !ahead.iter().any(|(n, _)| *n == number) {
+                ahead.push_back((number, page));
+            }
+        }
+        while ahead.len() > AHEAD_BLOCKS {
+            ahead.pop_front();
+        }
+        Ok(first)
+    }
+
+    /// Lets go of what was read ahead; how many pages that were.
+    pub fn reclaim(&self) -> usize {
+        let pages = self.ahead.try_lock().map(|mut ahead| core::mem::take(&mut *ahead));
+        pages.map_or(0, |pages| pages.len())
     }
 
     /// The hash that block `index` of the level below must have; `level` 0 holds the hashes of data.
@@ -93,64 +142,40 @@ impl VerityDevice {
         let Some(&start) = self.starts.get(level) else { return Ok(self.root) };
         let number = start + index / HASHES_PER_BLOCK;
         let slot = (index % HASHES_PER_BLOCK) as usize * size_of::<Hash>();
-        let pick = |block: &Block| {
-            block.get(slot..).and_then(|rest| rest.first_chunk::<32>()).copied().ok_or(Errno::EIO)
+        let pick = |page: &Page| {
+            let mut hash = [0; 32];
+            page.read(slot, &mut hash);
+            hash
         };
-        if let Some((_, block)) = self.cache.lock().iter().find(|(n, _)| *n == number) {
-            return pick(block);
+        if let Some((_, page)) = self.cache.lock().iter().find(|(n, _)| *n == number) {
+            return Ok(pick(page));
         }
-        let mut block = Box::new([0; BLOCK]);
-        self.read_raw(number, &mut [&mut block])?;
+        let mut page = self.fetch(number)?;
         let wanted = self.expected(level + 1, index / HASHES_PER_BLOCK)?;
+        let block = page.exclusive_bytes().ok_or(Errno::EIO)?;
         if <Hash>::from(Sha256::digest(&block[..])) != wanted {
-            self.tampered.tampered(format_args!(
-                "block {number} (of its hash tree) does not have the hash it must have"
-            ));
+            self.tampered.tampered(format_args!("block {number} (of its hash tree) does not have the hash it must have"));
         }
-        let hash = pick(&block)?;
+        let hash = pick(&page);
         let mut cache = self.cache.lock();
         if cache.len() >= CACHED_BLOCKS {
             cache.pop_front();
         }
-        cache.push_back((number, block));
+        cache.push_back((number, page));
         Ok(hash)
     }
 
-    fn verify(&self, number: u64, block: &Block) -> Result<()> {
-        if <Hash>::from(Sha256::digest(block)) != self.expected(0, number)? {
-            self.tampered.tampered(format_args!("block {number} does not have the hash it must have"));
-        }
-        Ok(())
-    }
-
-    /// Reads a data block into kernel memory. EIO beyond the end.
-    pub fn read(&self, number: u64) -> Result<Box<Block>> {
+    /// Data block `number`, verified, in a page that nobody else has. EIO beyond the end, ENOMEM.
+    pub fn read(&self, number: u64) -> Result<Page> {
         if number >= self.data_blocks {
             return Err(Errno::EIO);
         }
-        let mut block = Box::new([0; BLOCK]);
-        self.read_raw(number, &mut [&mut block])?;
-        self.verify(number, &block)?;
-        Ok(block)
-    }
-
-    /// Reads `count` data blocks from `first` on into fresh pages, appended to `into`. EIO beyond the end, ENOMEM.
-    pub fn read_pages(&self, first: u64, count: usize, into: &mut Vec<Page>) -> Result<()> {
-        let end = first.checked_add(count as u64).filter(|&end| end <= self.data_blocks);
-        end.ok_or(Errno::EIO)?;
-        let mut pages = Vec::with_capacity(count);
-        for _ in 0..count {
-            pages.push(self.pool.alloc(false)?);
+        let mut page = self.fetch(number)?;
+        let wanted = self.expected(0, number)?;
+        let block = page.exclusive_bytes().ok_or(Errno::EIO)?;
+        if <Hash>::from(Sha256::digest(&block[..])) != wanted {
+            self.tampered.tampered(format_args!("block {number} does not have the hash it must have"));
         }
-        {
-            let mut blocks: Vec<&mut Block> =
-                pages.iter_mut().map(Page::exclusive_bytes).collect::<Option<_>>().ok_or(Errno::EIO)?;
-            self.read_raw(first, &mut blocks)?;
-            for (number, block) in (first..).zip(&blocks) {
-                self.verify(number, block)?;
-            }
-        }
-        into.append(&mut pages);
-        Ok(())
+        Ok(page)
     }
 }
