@@ -71,6 +71,9 @@ pub struct Run {
     /// Report what ran, where, how long and its exit status as JSON: into FILE, or as the last line of stderr
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     pub json: Option<Option<PathBuf>>,
+    /// Change a byte of the packed image before it is used, counted from the end if negative (for tests)
+    #[arg(long, value_name = "OFFSET", hide = true, allow_negative_numbers = true)]
+    pub test_tamper: Option<i64>,
     /// The program, an ELF file on the host or a path inside --rootfs, and its arguments, passed on as they are
     // One list: clap goes on looking for options between two positional arguments.
     #[arg(value_name = "APP [ARGS]", required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]

@@ -24,7 +24,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-use crate::machine::{Machine, Streams};
+use crate::machine::{Accelerator, Machine, Streams};
 use crate::protocol::{Line, Parser, Verdict, status};
 
 /// Where the workload's standard input comes from.
@@ -220,10 +220,11 @@ pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
+    let small_pages = spec.machine.accelerator == Accelerator::Tcg;
     let inherited = [streams.serial, streams.stdin, streams.stdout, streams.stderr, streams.manifest];
     let start = Instant::now();
-    let child =
-        spawn(&mut command, inherited).with_context(|| format!("cannot start {}", spec.qemu.display()))?;
+    let child = spawn(&mut command, inherited, small_pages)
+        .with_context(|| format!("cannot start {}", spec.qemu.display()))?;
     let mut qemu = Qemu { child, reaped: None };
     // QEMU's ends live in QEMU alone, or its death would not end the streams.
     drop((serial_qemu, stdin_qemu, stdout_qemu, stderr_qemu, manifest));
@@ -356,12 +357,18 @@ impl Wait {
 }
 
 /// Starts QEMU with these descriptors open in it.
-fn spawn(command: &mut Command, inherited: [RawFd; 5]) -> io::Result<Child> {
+///
+/// `small_pages`: back the guest's memory by 4 KiB pages of the host's. Zeroing a huge page when the guest first touches it takes
+/// milliseconds, and a program that ends soon touches many in one place each; TCG gains nothing from them.
+fn spawn(command: &mut Command, inherited: [RawFd; 5], small_pages: bool) -> io::Result<Child> {
     // A group of its own: Ctrl-C on the terminal is the launcher's to handle, not QEMU's.
     command.process_group(0);
     let parent = nix::unistd::getpid();
     let prepare = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        if small_pages {
+            nix::sys::prctl::set_thp_disable(true)?;
+        }
         if nix::unistd::getppid() != parent {
             return Err(io::Error::other("the launcher is gone"));
         }

@@ -2,16 +2,17 @@
 
 use std::fs;
 use std::io::{self, IsTerminal};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+use litebox_core::manifest::{LogLevel, Manifest, Root, StreamKind};
 use serde::Serialize;
 
 use crate::cli::{Platform, Run};
 use crate::launch::{Ending, Input, LaunchSpec, Outcome, Output, launch};
 use crate::machine::Machine;
-use crate::manifest::Manifest;
 use crate::protocol::status;
 use crate::workload::{self, Workload};
 use crate::{accel, host, kernel, qemu};
@@ -30,6 +31,7 @@ struct Report<'a> {
     cpu: Option<&'a str>,
     memory_bytes: u64,
     image: Option<String>,
+    image_reused: Option<bool>,
     ending: String,
     exit_status: i32,
     boot_ms: Option<f64>,
@@ -77,7 +79,7 @@ fn complain(why: &str) {
     let _ = writeln!(io::stderr(), "xtask: {why}");
 }
 
-fn attempt(args: &Run, ran: &mut Option<Machine>) -> Result<Outcome, Failure> {
+fn attempt(args: &Run, ran: &mut Option<(Machine, bool)>) -> Result<Outcome, Failure> {
     choose_platform(args.platform)?;
     let workload =
         workload::resolve(args).map_err(|refusal| Failure { status: refusal.status, why: refusal.why })?;
@@ -85,8 +87,7 @@ fn attempt(args: &Run, ran: &mut Option<Machine>) -> Result<Outcome, Failure> {
     let kernel = kernel::build()?;
     let accelerator = accel::choose(args.accel, &qemu)?;
     let manifest = manifest(args, &workload)?;
-    let machine =
-        machine(kernel, accelerator, args.memory, workload.image.as_ref().map(|image| image.path.clone()));
+    let machine = machine(kernel, accelerator, args.memory, Some(workload.image.path.clone()));
     let spec = LaunchSpec {
         qemu,
         machine,
@@ -98,8 +99,12 @@ fn attempt(args: &Run, ran: &mut Option<Machine>) -> Result<Outcome, Failure> {
         timeout: args.timeout,
         handle_signals: true,
     };
-    let outcome = launch(&spec)?;
-    *ran = Some(spec.machine);
+    let outcome = launch(&spec);
+    if args.test_tamper.is_some() {
+        let _ = fs::remove_file(&workload.image.path);
+    }
+    let outcome = outcome?;
+    *ran = Some((spec.machine, workload.image.reused));
     Ok(outcome)
 }
 
@@ -139,44 +144,36 @@ fn choose_platform(platform: Platform) -> Result<(), Failure> {
 /// # Errors
 /// A word cannot be passed to a program.
 pub fn manifest(args: &Run, workload: &Workload) -> Result<Vec<u8>> {
-    let mut manifest = Manifest::new();
-    if let Some(image) = &workload.image {
-        manifest.add("root.verity", &image.root_hash)?;
-        manifest.add("root.blocks", image.blocks.to_string())?;
-    }
-    manifest.add("exec", &workload.exec)?;
-    manifest.add("arg", args.app())?;
-    for arg in args.args() {
-        manifest.add("arg", arg)?;
-    }
+    let given = |key: &str| args.env.iter().any(|pair| pair.as_bytes().starts_with(key.as_bytes()));
+    let mut env: Vec<Vec<u8>> = Vec::new();
     for default in [DEFAULT_PATH, "HOME=/root"] {
-        let key = default.split_inclusive('=').next().unwrap_or_default();
-        if !args.env.iter().any(|given| given.to_string_lossy().starts_with(key)) {
-            manifest.add("env", default)?;
+        if !given(default.split_inclusive('=').next().unwrap_or_default()) {
+            env.push(default.into());
         }
     }
-    let tty = |is: bool| if is { "tty" } else { "pipe" };
     let terminals = [io::stdin().is_terminal(), io::stdout().is_terminal(), io::stderr().is_terminal()];
     if terminals.contains(&true)
+        && !given("TERM=")
         && let Some(term) = std::env::var_os("TERM")
-        && !args.env.iter().any(|given| given.to_string_lossy().starts_with("TERM="))
     {
-        let mut record = std::ffi::OsString::from("TERM=");
-        record.push(term);
-        manifest.add("env", record)?;
+        env.push([b"TERM=", term.as_bytes()].concat());
     }
-    for pair in &args.env {
-        manifest.add("env", pair)?;
-    }
-    manifest.add("cwd", &args.workdir)?;
-    for (name, is) in ["stdin", "stdout", "stderr"].iter().zip(terminals) {
-        manifest.add(name, tty(is))?;
-    }
-    if let Some((columns, rows)) = window_size() {
-        manifest.add("winsize", format!("{columns}x{rows}"))?;
-    }
-    manifest.add("log", if args.verbose { "info" } else { "off" })?;
-    Ok(manifest.into_bytes())
+    env.extend(args.env.iter().map(|pair| pair.as_bytes().to_vec()));
+    let [stdin, stdout, stderr] = terminals.map(|is| if is { StreamKind::Tty } else { StreamKind::Pipe });
+    let manifest = Manifest {
+        root: Some(Root { verity: workload.image.root_hash, blocks: workload.image.data_blocks }),
+        exec: workload.exec.as_bytes().to_vec(),
+        args: args.command.iter().map(|word| word.as_bytes().to_vec()).collect(),
+        env,
+        cwd: args.workdir.clone().into_bytes(),
+        hostname: String::new(),
+        stdin,
+        stdout,
+        stderr,
+        winsize: window_size(),
+        log: if args.verbose { LogLevel::Info } else { LogLevel::Off },
+    };
+    manifest.encode().map_err(|error| anyhow::anyhow!("arguments, environment or --workdir: {error}"))
 }
 
 nix::ioctl_read_bad!(get_window_size, nix::libc::TIOCGWINSZ, nix::libc::winsize);
@@ -211,8 +208,9 @@ fn report(
     target: Option<&PathBuf>,
     status: i32,
     (why, outcome): (Option<String>, Option<Outcome>),
-    machine: Option<Machine>,
+    ran: Option<(Machine, bool)>,
 ) {
+    let (machine, image_reused) = ran.map_or((None, None), |(machine, reused)| (Some(machine), Some(reused)));
     let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
     let timing = outcome.as_ref().map(|outcome| outcome.timing);
     let ending = match outcome.as_ref().map(|outcome| &outcome.ending) {
@@ -236,6 +234,7 @@ fn report(
         cpu: machine.as_ref().map(|machine| machine.cpu.as_str()),
         memory_bytes: args.memory,
         image: machine.as_ref().and_then(|m| m.root.as_ref()).map(|root| root.display().to_string()),
+        image_reused,
         ending,
         exit_status: status,
         boot_ms: timing.and_then(|timing| timing.booted).map(ms),

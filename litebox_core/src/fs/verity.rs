@@ -154,7 +154,9 @@ impl VerityDevice {
         let wanted = self.expected(level + 1, index / HASHES_PER_BLOCK)?;
         let block = page.exclusive_bytes().ok_or(Errno::EIO)?;
         if <Hash>::from(Sha256::digest(&block[..])) != wanted {
-            self.tampered.tampered(format_args!("block {number} (of its hash tree) does not have the hash it must have"));
+            self.tampered.tampered(format_args!(
+                "block {number} (of its hash tree) does not have the hash it must have"
+            ));
         }
         let hash = pick(&page);
         let mut cache = self.cache.lock();

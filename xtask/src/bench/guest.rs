@@ -139,7 +139,7 @@ fn litebox(setup: &Setup, kernel: &Path, cpu: &str, mode: Mode) -> Result<Run> {
     let Task::RunSnp(args) = Cli::try_parse_from(words)?.command else { bail!("run-snp is not run-snp") };
     let workload = workload::resolve(&args).map_err(|refusal| anyhow::anyhow!(refusal.why))?;
     let manifest = run::manifest(&args, &workload)?;
-    let root = workload.image.as_ref().map(|image| image.path.clone());
+    let root = Some(workload.image.path.clone());
     let mut machine = run::machine(kernel.to_owned(), setup.accelerator, MEMORY, root);
     machine.cpu = cpu.to_owned();
     let outcome = launch(&LaunchSpec {
