@@ -17,6 +17,8 @@ use x86_64::structures::gdt::{Descriptor, SegmentSelector};
 
 /// Kernel code segment. The order of the GDT is what SYSRET wants: kernel code, kernel data, user data, user code.
 pub const KERNEL_CS: u16 = 0x08;
+/// Kernel data, which SYSCALL loads into SS.
+pub const KERNEL_DS: u16 = 0x10;
 /// User data segment, RPL 3.
 pub const USER_DS: u16 = 0x18 | 3;
 /// User code segment, RPL 3.

@@ -134,6 +134,10 @@ trap_common:
     mov rcx, [rax + 8]
     mov gs:[{error_code}], rcx
     mov eax, [rax]
+    // The gate left SS null, SYSCALL does not. QEMU translates code anew for each, which was a tenth of what it translates
+    // up to a program's first line.
+    mov ecx, {kernel_ds}
+    mov ss, ecx
     mov rsp, gs:[{kernel_rsp}]
     push 2
     popfq
@@ -223,6 +227,7 @@ bad_iret:                               // the trap handler comes here when that
     rcx = const RCX,
     r11 = const R11,
     syscall = const SYSCALL,
+    kernel_ds = const descriptors::KERNEL_DS,
     user_cs = const descriptors::USER_CS,
     user_ds = const descriptors::USER_DS,
 );
