@@ -179,10 +179,14 @@ pub fn init(info: &BootInfo) {
     log::line(format_args!("console {}, root disk {}", has_console(), root().is_some()));
 }
 
-/// Looks after the devices: after an interrupt, and before the CPU idles.
+/// Looks after the devices: when the CPU is about to idle, and when a thread gives it up.
+///
+/// The interrupt is acknowledged before the rings are looked at: what the device adds after that raises the line anew. A line that stays up
+/// would give no further edge.
 pub fn poll() {
     if let Some(console) = CONSOLE.get() {
-        if PerCpu::get().work_pending.replace(false) {
+        if INTERRUPTS_ON.load(Ordering::Relaxed) {
+            PerCpu::get().work_pending.set(false);
             console.ack_interrupt();
         }
         console.poll();

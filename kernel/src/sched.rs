@@ -195,20 +195,18 @@ fn switch_to(from: Arc<Thread>, to: Arc<Thread>) {
 /// Waits for an interrupt, with everything that may then have to be done.
 fn idle() {
     let cpu = PerCpu::get();
+    crate::devices::enable_interrupts();
     crate::devices::poll();
     expire(clock::monotonic());
     if !QUEUE.lock().ready.is_empty() {
         return;
     }
-    crate::devices::enable_interrupts();
     arm_timer(false);
-    if !cpu.work_pending.get() {
-        cpu.idle.set(true);
-        // SAFETY (of the pair): an interrupt that comes before HLT is taken after it: STI holds them off for one instruction.
-        interrupts::enable_and_hlt();
-        interrupts::disable();
-        cpu.idle.set(false);
-    }
+    cpu.idle.set(true);
+    // An interrupt that is pending, or comes before HLT, is taken after it: STI holds it off for one instruction.
+    interrupts::enable_and_hlt();
+    interrupts::disable();
+    cpu.idle.set(false);
     crate::devices::poll();
     expire(clock::monotonic());
 }
