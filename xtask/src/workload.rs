@@ -80,6 +80,10 @@ fn find(tree: &Tree, app: &[u8], workdir: &[u8]) -> Option<Vec<u8>> {
 /// Puts the host's file at `/NAME`.
 fn add_from_host(tree: &mut Tree, args: &Run) -> Result<Vec<u8>, Refusal> {
     let app = Path::new(args.app());
+    if args.app().as_bytes().starts_with(b"-") && !app.exists() {
+        let why = format!("unknown option {} (a program of that name is given as ./{0})", app.display());
+        return Err(Refusal { status: status::LAUNCH_FAILED, why });
+    }
     if let (Some(rootfs), false) = (&args.rootfs, app.exists()) {
         let why = format!("{}: neither in {} nor on this host", app.display(), rootfs.display());
         return Err(Refusal { status: status::NOT_FOUND, why });

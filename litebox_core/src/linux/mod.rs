@@ -14,9 +14,10 @@ mod time;
 use crate::errno::{Errno, Result};
 use crate::platform::{Platform, Registers};
 use crate::process::Thread;
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU64, Ordering};
 use linux_raw_sys::general as nr;
+use spin::Mutex;
 
 /// `uname -r`: the Linux whose interface this is, and whose it is.
 pub const RELEASE: &str = "6.1.0-litebox";
@@ -158,16 +159,21 @@ fn call<P: Platform>(t: &Arc<Thread<P>>, number: u32, args: Args) -> Result<usiz
     }
 }
 
+/// Numbers beyond the table that are logged, each once; a program that tries them all does not fill the log.
+const UNKNOWN_LOGGED: usize = 32;
+
 /// ENOSYS; the first time a number comes, the log says its name.
 #[cold]
 fn unimplemented_call<P: Platform>(t: &Thread<P>, number: u32) -> Result<usize> {
-    static SEEN: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+    static SEEN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
     let platform = t.platform();
     if platform.log_enabled() {
-        let known = SEEN.get(number as usize / 64);
-        let bit = 1 << (number % 64);
-        if known.is_some_and(|word| word.fetch_or(bit, Ordering::Relaxed) & bit == 0) {
-            match names::name(number) {
+        let name = names::name(number);
+        let mut seen = SEEN.lock();
+        let room =
+            name.is_some() || seen.iter().filter(|&&n| names::name(n).is_none()).count() < UNKNOWN_LOGGED;
+        if room && seen.insert(number) {
+            match name {
                 Some(name) => platform.log(format_args!("system call {name} is not implemented: ENOSYS")),
                 None => platform.log(format_args!("system call {number} does not exist: ENOSYS")),
             }
