@@ -52,7 +52,7 @@ pub fn is_plausible(khz: u64) -> bool {
 #[inline]
 fn at(scale: &ClockScale, tsc: u64) -> u64 {
     let ticks = tsc.saturating_sub(scale.base_tsc);
-    scale.base_ns + (u128::from(ticks) * u128::from(scale.multiplier) >> scale.shift) as u64
+    scale.base_ns + ((u128::from(ticks) * u128::from(scale.multiplier)) >> scale.shift) as u64
 }
 
 /// Nanoseconds since the first instruction; 0 until the clock is set.

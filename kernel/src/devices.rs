@@ -201,9 +201,9 @@ pub fn enable_interrupts() {
     // A BIOS may have left the 8259s unmasked, on vectors that are exceptions'.
     HOST.out8(0x21, 0xff);
     HOST.out8(0xa1, 0xff);
-    if let Some(&line) = CONSOLE_LINE.get() {
-        if let Err(litebox_core::platform::OutOfMemory) = ioapic::enable(line) {
-            log::line(format_args!("no memory to map the I/O APIC: input is looked for on timer ticks only"));
-        }
+    if let Some(&line) = CONSOLE_LINE.get()
+        && let Err(litebox_core::platform::OutOfMemory) = ioapic::enable(line)
+    {
+        log::line(format_args!("no memory to map the I/O APIC: input is looked for on timer ticks only"));
     }
 }

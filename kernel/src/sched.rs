@@ -243,11 +243,11 @@ fn expire(now: u64) {
 
 fn make_ready(id: u64) {
     let mut queue = QUEUE.lock();
-    if let Some(thread) = queue.threads.get(&id).cloned() {
-        if !thread.runnable.swap(true, Ordering::Relaxed) {
-            TIMER_STALE.store(true, Ordering::Relaxed);
-            queue.ready.push_back(thread);
-        }
+    if let Some(thread) = queue.threads.get(&id).cloned()
+        && !thread.runnable.swap(true, Ordering::Relaxed)
+    {
+        TIMER_STALE.store(true, Ordering::Relaxed);
+        queue.ready.push_back(thread);
     }
 }
 

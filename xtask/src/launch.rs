@@ -429,13 +429,11 @@ fn carry_output(mut from: UnixStream, stream: Stream, output: Output, events: Se
             }
             match &target {
                 None if output == Output::Capture => kept.extend_from_slice(bytes),
-                Some(target) if !broken => {
-                    if write_all(target, bytes).is_err() {
-                        broken = true;
-                        // As on Linux, a program whose output nobody reads is ended; one whose errors nobody reads is not.
-                        if stream == Stream::Stdout {
-                            let _ = events.send(Event::OutputClosed);
-                        }
+                Some(target) if !broken && write_all(target, bytes).is_err() => {
+                    broken = true;
+                    // As on Linux, a program whose output nobody reads is ended; one whose errors nobody reads is not.
+                    if stream == Stream::Stdout {
+                        let _ = events.send(Event::OutputClosed);
                     }
                 }
                 _ => {}

@@ -147,7 +147,7 @@ pub fn set_timer(at: Option<u64>) {
         unsafe { Msr::new(TSC_DEADLINE_MSR).write(clock::tsc_at(at).max(1)) };
     } else {
         let wait = at.saturating_sub(clock::monotonic());
-        let ticks = u128::from(wait) * u128::from(RATE.get().copied().unwrap_or(1 << 32)) >> 32;
+        let ticks = (u128::from(wait) * u128::from(RATE.get().copied().unwrap_or(1 << 32))) >> 32;
         // Fires early where the count does not hold the wait: the scheduler looks at the clock again.
         write(INITIAL_COUNT, u32::try_from(ticks).unwrap_or(u32::MAX).max(1));
     }

@@ -38,6 +38,7 @@ const PAGE_FAULT: u64 = 14;
 /// Translates the reason that [`entry::run_user`] gave. Interrupts are handled on the way.
 pub fn user_exit(reason: u64) -> UserExit {
     let cpu = PerCpu::get();
+    #[allow(clippy::match_overlapping_arm)] // The range is what is left of the exceptions.
     match reason {
         entry::SYSCALL => UserExit::Syscall,
         PAGE_FAULT => {
@@ -68,7 +69,7 @@ pub fn user_exit(reason: u64) -> UserExit {
                 format_args!("vector {vector:#x} was injected in user mode"),
             )
         }
-        2..32 => UserExit::Exception(Exception::Protection),
+        0..32 => UserExit::Exception(Exception::Protection),
         vector => {
             interrupt(vector as u8);
             UserExit::Interrupt

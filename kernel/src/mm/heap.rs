@@ -64,10 +64,10 @@ fn home(layout: Layout) -> Home {
         const BY_STEP: [u8; 17] = [0, 0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7];
         return Home::Slab(usize::from(BY_STEP[size.div_ceil(16)]));
     }
-    if size <= 2048 {
-        if let Some(i) = SIZES.iter().position(|&s| s >= size && s % layout.align() == 0) {
-            return Home::Slab(i);
-        }
+    if size <= 2048
+        && let Some(i) = SIZES.iter().position(|&s| s >= size && s % layout.align() == 0)
+    {
+        return Home::Slab(i);
     }
     let pages = size.div_ceil(PAGE_SIZE);
     if pages * PAGE_SIZE <= LARGE_PAGE_SIZE { Home::Contiguous(pages) } else { Home::Mapped(pages) }

@@ -94,7 +94,12 @@ unsafe fn map(
     let mut at = range.start;
     while at < range.end {
         let target = physical + (at - range.start);
-        let fits = |size| size <= largest && at % size == 0 && target % size == 0 && range.end - at >= size;
+        let fits = |size| {
+            size <= largest
+                && at.is_multiple_of(size)
+                && target.is_multiple_of(size)
+                && range.end - at >= size
+        };
         let (size, level) = if fits(HUGE) {
             (HUGE, 3)
         } else if fits(LARGE) {

@@ -165,6 +165,9 @@ impl PageTable {
     }
 
     /// The table of `level` that covers `at`, if there is one (and no large page in its place).
+    ///
+    /// `&self` methods change entries through this only in `leaves` and `relocate`, which are called by `&mut self` methods or only read.
+    #[allow(clippy::mut_from_ref)]
     fn table(&self, at: usize, level: usize) -> Option<&mut Table> {
         let mut table = self.root.as_ptr().cast::<Table>();
         for depth in (level + 1..=4).rev() {
@@ -213,7 +216,7 @@ impl PageTable {
 
     /// Splits the large page that crosses `at`, if there is one.
     fn split_at(&mut self, at: usize) -> Result<(), OutOfMemory> {
-        if at % LARGE_PAGE_SIZE == 0 || at >= USER_END {
+        if at.is_multiple_of(LARGE_PAGE_SIZE) || at >= USER_END {
             return Ok(());
         }
         let large =
@@ -349,7 +352,6 @@ impl platform::PageTable for PageTable {
         self.split_at(range.start)?;
         self.split_at(range.end)?;
         let mut flush = Flush::new(self.active());
-        let mut to_split = None;
         self.leaves(range.clone(), &mut |at, leaf| {
             let (entry, large) = match leaf {
                 Leaf::Small(entry) => (entry, false),
@@ -362,12 +364,9 @@ impl platform::PageTable for PageTable {
                 // SAFETY: the entry owns a reference to each of them.
                 let shared =
                     (0..frames).filter(|i| unsafe { borrow(frame + i, Page::is_shared) }).count() as u64;
+                // The next faults sort out which of a large page's parts may be written.
                 if shared > 0 {
                     granted.remove(Prot::WRITE);
-                    if shared < frames {
-                        // The next faults sort out which of its pages may be written.
-                        to_split = Some(at);
-                    }
                 }
             }
             let size = if large { Flags::HUGE_PAGE } else { Flags::empty() };
@@ -380,7 +379,6 @@ impl platform::PageTable for PageTable {
             }
         });
         flush.finish();
-        let _ = to_split;
         Ok(())
     }
 

@@ -261,7 +261,7 @@ pub fn fill(to: usize, byte: u8, len: usize) -> usize {
 /// See [`litebox_core::platform::UserAccess::load_user_u32`].
 #[inline]
 pub fn load_u32(at: usize) -> Option<u32> {
-    if at % 4 != 0 || within(at, 4) != 4 {
+    if !at.is_multiple_of(4) || within(at, 4) != 4 {
         return None;
     }
     let _window = Window::open();
@@ -272,7 +272,7 @@ pub fn load_u32(at: usize) -> Option<u32> {
 /// See [`litebox_core::platform::UserAccess::compare_exchange_user_u32`].
 #[inline]
 pub fn compare_exchange_u32(at: usize, old: u32, new: u32) -> Option<u32> {
-    if at % 4 != 0 || within(at, 4) != 4 {
+    if !at.is_multiple_of(4) || within(at, 4) != 4 {
         return None;
     }
     let _window = Window::open();

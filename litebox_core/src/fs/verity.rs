@@ -96,10 +96,10 @@ impl VerityDevice {
     fn fetch(&self, number: u64) -> Result<Page> {
         {
             let mut ahead = self.ahead.lock();
-            if let Some(i) = ahead.iter().position(|(n, _)| *n == number) {
-                if let Some((_, page)) = ahead.swap_remove_back(i) {
-                    return Ok(page);
-                }
+            if let Some(i) = ahead.iter().position(|(n, _)| *n == number)
+                && let Some((_, page)) = ahead.swap_remove_back(i)
+            {
+                return Ok(page);
             }
         }
         let low = self.pool.is_low();

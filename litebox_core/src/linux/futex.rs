@@ -28,7 +28,7 @@ const ANY: u32 = u32::MAX;
 
 fn key<P: Platform>(t: &Thread<P>, address: u64, private: bool) -> Result<Key> {
     let address = address as usize;
-    if address % 4 != 0 {
+    if !address.is_multiple_of(4) {
         return Err(Errno::EINVAL);
     }
     if private {

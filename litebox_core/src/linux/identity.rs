@@ -88,10 +88,10 @@ fn change<P: Platform>(t: &Thread<P>, change: impl Fn(&mut Credentials)) {
 
 pub(super) fn set_uid<P: Platform>(t: &Thread<P>, ids: &[u64]) -> Result<usize> {
     let now = credentials(t);
-    if let [id] = ids {
-        if *id as u32 == u32::MAX {
-            return Err(Errno::EINVAL);
-        }
+    if let [id] = ids
+        && *id as u32 == u32::MAX
+    {
+        return Err(Errno::EINVAL);
     }
     if let Some(uid) = one_id(ids, now.uid, now.privileged())? {
         change(t, |credentials| credentials.uid = uid);
@@ -101,10 +101,10 @@ pub(super) fn set_uid<P: Platform>(t: &Thread<P>, ids: &[u64]) -> Result<usize> 
 
 pub(super) fn set_gid<P: Platform>(t: &Thread<P>, ids: &[u64]) -> Result<usize> {
     let now = credentials(t);
-    if let [id] = ids {
-        if *id as u32 == u32::MAX {
-            return Err(Errno::EINVAL);
-        }
+    if let [id] = ids
+        && *id as u32 == u32::MAX
+    {
+        return Err(Errno::EINVAL);
     }
     if let Some(gid) = one_id(ids, now.gid, now.privileged())? {
         change(t, |credentials| credentials.gid = gid);

@@ -107,7 +107,7 @@ pub(super) fn mprotect<P: Platform>(t: &Thread<P>, at: u64, len: u64, raw: u64) 
     let (down, up) = (bits & c::PROT_GROWSDOWN != 0, bits & c::PROT_GROWSUP != 0);
     let known =
         c::PROT_READ | c::PROT_WRITE | c::PROT_EXEC | c::PROT_SEM | c::PROT_GROWSDOWN | c::PROT_GROWSUP;
-    if bits & !known != 0 || down && up || up {
+    if bits & !known != 0 || up {
         return Err(Errno::EINVAL);
     }
     t.mm().mprotect(at as usize, len as usize, prot(raw), down).map(|()| 0)
@@ -154,7 +154,7 @@ pub(super) fn madvise<P: Platform>(t: &Thread<P>, at: u64, len: u64, advice: u64
 pub(super) fn mincore<P: Platform>(t: &Thread<P>, at: u64, len: u64, vector: u64) -> Result<usize> {
     // A page's worth of answers at a time: the range may be huge.
     const STEP: usize = PAGE_SIZE * PAGE_SIZE;
-    if at % PAGE_SIZE as u64 != 0 {
+    if !at.is_multiple_of(PAGE_SIZE as u64) {
         return Err(Errno::EINVAL);
     }
     let (mut at, mut left, mut to) = (at as usize, len as usize, vector as usize);
@@ -178,7 +178,7 @@ pub(super) fn msync<P: Platform>(t: &Thread<P>, at: u64, len: u64, flags: u64) -
     }
     match t.mm().check_mapped(at as usize, len as usize) {
         // msync has ENOMEM for a range beyond the end, too.
-        Err(Errno::EINVAL) if at % PAGE_SIZE as u64 == 0 => Err(Errno::ENOMEM),
+        Err(Errno::EINVAL) if at.is_multiple_of(PAGE_SIZE as u64) => Err(Errno::ENOMEM),
         other => other.map(|()| 0),
     }
 }

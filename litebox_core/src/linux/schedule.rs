@@ -25,7 +25,7 @@ pub(super) fn sched_yield<P: Platform>(t: &Thread<P>) -> Result<usize> {
 
 pub(super) fn sched_getaffinity<P: Platform>(t: &Thread<P>, pid: u64, size: u64, to: u64) -> Result<usize> {
     known(t, pid)?;
-    if size % 8 != 0 || size == 0 {
+    if !size.is_multiple_of(8) || size == 0 {
         return Err(Errno::EINVAL);
     }
     let cpus = t.platform().cpu_count().min(64);

@@ -213,10 +213,10 @@ impl Areas {
         };
         let mut top = high;
         for (&start, area) in self.map.range(..high).rev() {
-            if area.end < top {
-                if let Some(at) = fits(area.end.max(low), top) {
-                    return Some(at);
-                }
+            if area.end < top
+                && let Some(at) = fits(area.end.max(low), top)
+            {
+                return Some(at);
             }
             top = top.min(start);
             if top <= low {

@@ -123,11 +123,10 @@ impl<P: Platform> Mm<P> {
             && range.end.saturating_sub(large) >= LARGE_PAGE_SIZE
             && roomy()
             && state.table.large_slot_is_empty(at)
+            && let Some(page) = pool.alloc_large(true)
         {
-            if let Some(page) = pool.alloc_large(true) {
-                state.table.map_large(large, page, prot)?;
-                return Ok(());
-            }
+            state.table.map_large(large, page, prot)?;
+            return Ok(());
         }
         state.table.map(at, pool.alloc(true)?, prot)?;
         Ok(())

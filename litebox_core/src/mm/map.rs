@@ -163,7 +163,7 @@ impl<P: Platform> Mm<P> {
 
     /// The page-aligned range of `len` bytes at `at`, inside user space. EINVAL, ENOMEM.
     pub(super) fn range(&self, at: usize, len: usize) -> Result<Range<usize>> {
-        if at % PAGE_SIZE != 0 {
+        if !at.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
         let len = round_up(len).ok_or(Errno::ENOMEM)?;
@@ -277,10 +277,11 @@ impl<P: Platform> Mm<P> {
             }
         }
         let top = if low { LOW_END.min(user.end) } else { state.mmap_top };
-        if anonymous && len >= LARGE_PAGE_SIZE {
-            if let Some(at) = state.areas.find_gap(bottom, top, len, LARGE_PAGE_SIZE) {
-                return Ok(at);
-            }
+        if anonymous
+            && len >= LARGE_PAGE_SIZE
+            && let Some(at) = state.areas.find_gap(bottom, top, len, LARGE_PAGE_SIZE)
+        {
+            return Ok(at);
         }
         state
             .areas
@@ -311,7 +312,7 @@ impl<P: Platform> Mm<P> {
 
     /// `munmap(2)`.
     pub fn munmap(&self, at: usize, len: usize) -> Result<()> {
-        if len == 0 || at % PAGE_SIZE != 0 {
+        if len == 0 || !at.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
         let range = self.range(at, len).map_err(|_| Errno::EINVAL)?;
@@ -329,7 +330,7 @@ impl<P: Platform> Mm<P> {
 
     /// `mprotect(2)`.
     pub fn mprotect(&self, at: usize, len: usize, prot: Prot, grows_down: bool) -> Result<()> {
-        if at % PAGE_SIZE != 0 {
+        if !at.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
         if len == 0 {

@@ -46,7 +46,7 @@ impl<P: Platform> Mm<P> {
         let fixed = flags.contains(RemapFlags::FIXED);
         let keep = flags.contains(RemapFlags::DONTUNMAP);
         let may_move = flags.contains(RemapFlags::MAYMOVE);
-        if at % PAGE_SIZE != 0 || new_len == 0 || ((fixed || keep) && !may_move) {
+        if !at.is_multiple_of(PAGE_SIZE) || new_len == 0 || ((fixed || keep) && !may_move) {
             return Err(Errno::EINVAL);
         }
         let new_len = new_len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::EINVAL)?;
@@ -57,7 +57,7 @@ impl<P: Platform> Mm<P> {
         let mut state = self.lock();
         let state = &mut *state;
         let (start, area) = state.areas.find(at).ok_or(Errno::EFAULT)?;
-        if area.end < old.end && old.len() > 0 {
+        if area.end < old.end && !old.is_empty() {
             return Err(Errno::EFAULT);
         }
         if matches!(area.backing, Backing::Fixed) {
@@ -128,7 +128,7 @@ impl<P: Platform> Mm<P> {
 
     /// The range of a call that wants all of it mapped: EINVAL when not aligned; and whether it is.
     fn advised(&self, at: usize, len: usize) -> Result<Range<usize>> {
-        if at % PAGE_SIZE != 0 {
+        if !at.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
         let len = len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::EINVAL)?;

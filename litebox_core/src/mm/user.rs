@@ -162,7 +162,7 @@ impl<P: Platform> Mm<P> {
     }
 
     fn word(&self, at: usize, access: Access, mut step: impl FnMut() -> Option<u32>) -> Result<u32> {
-        if at % 4 != 0 {
+        if !at.is_multiple_of(4) {
             return Err(Errno::EINVAL);
         }
         for _ in 0..RETRIES {

@@ -3,7 +3,7 @@
 //! The new memory is built completely before the old one is given up, so a failure leaves the caller as it was.
 
 use super::elf::{self, HEADER_SIZE, Reason, Segment};
-use super::process::{Process, Program};
+use super::object::{Process, Program};
 use super::signal::ThreadSignals;
 use super::stack::{InitialStack, at};
 use super::thread::Thread;
@@ -253,8 +253,11 @@ impl<P: Platform> Loader<'_, P> {
     }
 }
 
+/// Path and optional argument of a script's interpreter.
+type Script = (Vec<u8>, Option<Vec<u8>>);
+
 /// The interpreter and its optional argument that a script's first line names.
-fn script(line: &[u8]) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, ExecError> {
+fn script(line: &[u8]) -> Result<Option<Script>, ExecError> {
     let Some(rest) = line.strip_prefix(b"#!") else { return Ok(None) };
     let end = rest.iter().position(|&b| b == b'\n' || b == 0).unwrap_or(rest.len());
     let text = rest[..end].trim_ascii();

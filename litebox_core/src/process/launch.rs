@@ -1,7 +1,7 @@
 //! From the manifest to the first program, and the loop in which it runs.
 
 use super::exec::{ExecError, execute};
-use super::process::{Identity, Process, System};
+use super::object::{Identity, Process, System};
 use super::procfs::Processes;
 use super::signal::{ThreadSignals, sig};
 use super::thread::Thread;

@@ -1,6 +1,6 @@
 //! What /proc shows of processes.
 
-use super::process::{Process, System};
+use super::object::{Process, System};
 use super::signal::{DEFAULT, IGNORE};
 use super::thread::Thread;
 use crate::fs::procfs::{ProcInfo, ProcMapping, ProcProcess, ProcSource};

@@ -1,6 +1,6 @@
 //! `Thread`: what runs.
 
-use super::process::Process;
+use super::object::Process;
 use super::signal::ThreadSignals;
 use crate::mm::{Mm, UserPtr};
 use crate::platform::{ExitStatus, Platform, Registers, ThreadToken};

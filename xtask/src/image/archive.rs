@@ -123,11 +123,11 @@ fn add<R: Read>(tree: &mut Tree, entry: &tar::Entry<'_, R>, plain: &Path) -> Res
         return Ok(());
     };
     let parent = tree.directory(parents)?;
-    if let (Kind::Directory(_), Some(existing)) = (&kind, tree.child(parent, name)) {
-        if matches!(tree.nodes[existing].kind, Kind::Directory(_)) {
-            tree.nodes[existing].attributes = attributes;
-            return Ok(());
-        }
+    if let (Kind::Directory(_), Some(existing)) = (&kind, tree.child(parent, name))
+        && matches!(tree.nodes[existing].kind, Kind::Directory(_))
+    {
+        tree.nodes[existing].attributes = attributes;
+        return Ok(());
     }
     let node = tree.add(Node { kind, attributes });
     tree.link(parent, name, node)
