@@ -85,10 +85,10 @@ fn a_changed_tree_is_packed_again() {
     if oracle_only() {
         return;
     }
-    let Some(small) = tree(1) else { return };
+    let Some(hello) = needs("hello.c", build::c("hello.c", Link::StaticMusl)) else { return };
     let root = e2e::work_dir("changing");
     std::fs::create_dir_all(root.join("bin")).expect("make a directory");
-    std::fs::copy(small.join("bin/hello"), root.join("bin/program")).expect("copy");
+    std::fs::copy(hello, root.join("bin/program")).expect("copy");
     let program = Program::within(&root, "/bin/program");
     assert_eq!(program.guest().expect(0, "hello, world\n"), Ok(()));
     let Some(fate) = needs("fate.c", build::c("fate.c", Link::StaticMusl)) else { return };

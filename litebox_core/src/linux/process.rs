@@ -259,6 +259,17 @@ pub(super) fn prlimit64<P: Platform>(
     Ok(0)
 }
 
+/// Unlike `prlimit64`, NULL is no way to leave the limits out.
+pub(super) fn getrlimit<P: Platform>(t: &Thread<P>, resource: u64, to: u64) -> Result<usize> {
+    let limit = t.process.limits.lock().by_number(u64::from(resource as u32))?;
+    t.mm().store(UserPtr::new(to), Rlimit64 { soft: limit.soft, hard: limit.hard }).map(|()| 0)
+}
+
+pub(super) fn setrlimit<P: Platform>(t: &Thread<P>, resource: u64, from: u64) -> Result<usize> {
+    t.mm().load::<Rlimit64>(UserPtr::new(from))?;
+    prlimit64(t, 0, resource, from, 0)
+}
+
 #[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct Rusage {
