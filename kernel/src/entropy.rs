@@ -3,9 +3,9 @@
 //! Invariant: without a working hardware source the machine does not start; the host's entropy is never used alone, nor at all.
 
 use crate::cpu::features;
+use chacha20::ChaCha20Rng;
+use chacha20::rand_core::{Rng, SeedableRng};
 use core::arch::asm;
-use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
 use spin::Mutex;
 
 static GENERATOR: Mutex<Option<ChaCha20Rng>> = Mutex::new(None);
