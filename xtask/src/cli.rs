@@ -71,6 +71,9 @@ pub struct Run {
     /// Report what ran, where, how long and its exit status as JSON: into FILE, or as the last line of stderr
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     pub json: Option<Option<PathBuf>>,
+    /// Boot this package of the workspace, which is linked with the kernel as a library, instead of the kernel proper
+    #[arg(long, value_name = "PACKAGE", hide = true)]
+    pub kernel: Option<String>,
     /// Change a byte of the packed image before it is used, counted from the end if negative (for tests)
     #[arg(long, value_name = "OFFSET", hide = true, allow_negative_numbers = true)]
     pub test_tamper: Option<i64>,

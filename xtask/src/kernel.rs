@@ -16,6 +16,9 @@ use crate::{host, install};
 /// The kernel's target: no operating system, no SSE in the kernel.
 pub const TARGET: &str = "x86_64-unknown-none";
 
+/// The package that is the kernel; others may be linked with it as a library.
+pub const PACKAGE: &str = "kernel";
+
 /// A build that takes longer than this announces itself.
 const QUIET: Duration = Duration::from_millis(1500);
 
@@ -23,8 +26,8 @@ const QUIET: Duration = Duration::from_millis(1500);
 ///
 /// # Errors
 /// The target is missing and cannot be added, or the kernel does not compile.
-pub fn build() -> Result<PathBuf> {
-    let kernel = host::target_dir().join(TARGET).join("release/kernel");
+pub fn build(package: &str) -> Result<PathBuf> {
+    let kernel = host::target_dir().join(TARGET).join("release").join(package);
     // Asking rustc costs more than asking the file system, and a kernel that was built had its target.
     if !kernel.exists() {
         install::rust_target(TARGET)?;
@@ -32,7 +35,7 @@ pub fn build() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let child = Command::new(cargo)
         .current_dir(host::workspace())
-        .args(["build", "--quiet", "--release", "--package", "kernel", "--target", TARGET])
+        .args(["build", "--quiet", "--release", "--package", package, "--target", TARGET])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -84,7 +84,7 @@ fn attempt(args: &Run, ran: &mut Option<(Machine, bool)>) -> Result<Outcome, Fai
     let workload =
         workload::resolve(args).map_err(|refusal| Failure { status: refusal.status, why: refusal.why })?;
     let qemu = qemu::find_or_install()?;
-    let kernel = kernel::build()?;
+    let kernel = kernel::build(args.kernel.as_deref().unwrap_or(kernel::PACKAGE))?;
     let accelerator = accel::choose(args.accel, &qemu)?;
     let manifest = manifest(args, &workload)?;
     let machine = machine(kernel, accelerator, args.memory, Some(workload.image.path.clone()));

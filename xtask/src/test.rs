@@ -259,7 +259,7 @@ fn is_hosted(line: &str) -> bool {
 }
 
 fn kernel_size() -> Result<String, String> {
-    let kernel = kernel::build().map_err(|error| format!("{error:#}"))?;
+    let kernel = kernel::build(kernel::PACKAGE).map_err(|error| format!("{error:#}"))?;
     let stripped = host::cache_dir().join("kernel.stripped");
     fs::create_dir_all(host::cache_dir()).map_err(|error| error.to_string())?;
     let done = Command::new("strip")

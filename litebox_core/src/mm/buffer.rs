@@ -46,3 +46,85 @@ pub trait Mappable: Send + Sync {
         let _ = (first, count, each);
     }
 }
+
+/// A kernel buffer: filled from the front, and what is filled is cut off, as `std::io::Write` has it.
+impl Sink for &mut [u8] {
+    fn remaining(&self) -> usize {
+        self.len()
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<usize> {
+        let len = bytes.len().min(self.len());
+        let (to, rest) = core::mem::take(self).split_at_mut(len);
+        to.copy_from_slice(bytes.get(..len).unwrap_or_default());
+        *self = rest;
+        Ok(len)
+    }
+
+    fn put_page(&mut self, page: &Page, offset: usize, len: usize) -> Result<usize> {
+        let len = len.min(self.len());
+        let (to, rest) = core::mem::take(self).split_at_mut(len);
+        let count = page.read(offset, to);
+        *self = rest;
+        Ok(count)
+    }
+
+    fn put_zeros(&mut self, len: usize) -> Result<usize> {
+        let len = len.min(self.len());
+        let (to, rest) = core::mem::take(self).split_at_mut(len);
+        to.fill(0);
+        *self = rest;
+        Ok(len)
+    }
+}
+
+/// Kernel bytes: taken from the front.
+impl Source for &[u8] {
+    fn remaining(&self) -> usize {
+        self.len()
+    }
+
+    fn take(&mut self, into: &mut [u8]) -> Result<usize> {
+        let len = into.len().min(self.len());
+        let (from, rest) = self.split_at(len);
+        if let Some(to) = into.get_mut(..len) {
+            to.copy_from_slice(from);
+        }
+        *self = rest;
+        Ok(len)
+    }
+
+    fn take_page(&mut self, page: &Page, offset: usize, len: usize) -> Result<usize> {
+        let (from, _) = self.split_at(len.min(self.len()));
+        let count = page.write(offset, from);
+        *self = self.get(count..).unwrap_or_default();
+        Ok(count)
+    }
+
+    fn skip(&mut self, count: usize) {
+        *self = self.get(count..).unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_move_on() {
+        let mut buffer = [9; 5];
+        let mut sink = &mut buffer[..];
+        assert_eq!(sink.put(b"ab"), Ok(2));
+        assert_eq!(sink.put_zeros(1), Ok(1));
+        assert_eq!(sink.put(b"xyz"), Ok(2));
+        assert_eq!(sink.remaining(), 0);
+        assert_eq!(&buffer, b"ab\0xy");
+        let mut source = &b"hello"[..];
+        let mut to = [0; 3];
+        source.skip(1);
+        assert_eq!(source.take(&mut to), Ok(3));
+        assert_eq!((&to, source.remaining()), (b"ell", 1));
+        source.skip(7);
+        assert_eq!(source.remaining(), 0);
+    }
+}

@@ -9,7 +9,7 @@ use super::stack::{InitialStack, at};
 use super::thread::Thread;
 use crate::errno::Errno;
 use crate::fs::{FileType, FsContext, Location, OFlags, OpenFile, Permission, ResolveFlags, ops};
-use crate::mm::{MapFlags, MapName, MapRequest, Mappable, Mm, Sink};
+use crate::mm::{MapFlags, MapName, MapRequest, Mappable, Mm};
 use crate::platform::{PAGE_SIZE, Platform, Prot, Registers, Vdso};
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -46,40 +46,6 @@ const SCRIPT_LINE: usize = 256;
 const DYNAMIC_BASE: usize = 0x5555_5555_4000;
 /// Room for the stack's initial mapping.
 const STACK_START: usize = 33 * PAGE_SIZE;
-
-/// Takes bytes into kernel memory.
-struct Buffer<'a> {
-    to: &'a mut [u8],
-    done: usize,
-}
-
-impl Sink for Buffer<'_> {
-    fn remaining(&self) -> usize {
-        self.to.len() - self.done
-    }
-    fn put(&mut self, bytes: &[u8]) -> crate::Result<usize> {
-        let len = bytes.len().min(self.remaining());
-        if let (Some(to), Some(from)) = (self.to.get_mut(self.done..self.done + len), bytes.get(..len)) {
-            to.copy_from_slice(from);
-        }
-        self.done += len;
-        Ok(len)
-    }
-    fn put_page(&mut self, page: &crate::mm::Page, offset: usize, len: usize) -> crate::Result<usize> {
-        let len = len.min(self.remaining());
-        let count = self.to.get_mut(self.done..self.done + len).map_or(0, |to| page.read(offset, to));
-        self.done += count;
-        Ok(count)
-    }
-    fn put_zeros(&mut self, len: usize) -> crate::Result<usize> {
-        let len = len.min(self.remaining());
-        if let Some(to) = self.to.get_mut(self.done..self.done + len) {
-            to.fill(0);
-        }
-        self.done += len;
-        Ok(len)
-    }
-}
 
 /// A file that is to be executed.
 struct Executable {
@@ -121,7 +87,7 @@ impl Executable {
         let mut bytes = alloc::vec![0; len];
         let mut done = 0;
         while done < len {
-            let mut sink = Buffer { to: &mut bytes[done..], done: 0 };
+            let mut sink = bytes.get_mut(done..).unwrap_or_default();
             match self.file.read_at(offset + done as u64, &mut sink)? {
                 0 => break,
                 count => done += count,

@@ -76,10 +76,26 @@ fn image<P: Platform>(platform: &'static P, manifest: &Manifest) -> Result<Optio
     Ok(Some(Arc::new(image)))
 }
 
+/// A process with the manifest's files, streams and working directory, that runs no program: what a Rust program that is linked in
+/// calls the North with ([`crate::north`]).
+pub fn enter<P: Platform>(platform: &'static P, manifest: &Manifest) -> Result<Arc<Thread<P>>, String> {
+    let process = process(platform, manifest).map_err(|failure| failure.why)?;
+    let mm = process.mm.read().clone();
+    let thread = Thread::new(&process, mm, PID, b"north");
+    thread.bind();
+    Ok(thread)
+}
+
 fn prepare<P: Platform>(
     platform: &'static P,
     manifest: &Manifest,
 ) -> Result<(Arc<Thread<P>>, Registers), Failure> {
+    let process = process(platform, manifest)?;
+    Ok(execute(&process, PID, &manifest.exec, &manifest.args, &manifest.env, ThreadSignals::default())?)
+}
+
+/// The workload's process, without a program.
+fn process<P: Platform>(platform: &'static P, manifest: &Manifest) -> Result<Arc<Process<P>>, Failure> {
     let lower = image(platform, manifest)?;
     let processes = Arc::new(Processes::new(manifest.hostname.clone().into_bytes()));
     let streams = namespace::StandardStreams {
@@ -107,7 +123,7 @@ fn prepare<P: Platform>(
     let empty = Arc::new(Mm::new(platform).map_err(Failure::launch)?);
     let process = Process::new(platform, system, identity, fds, fs, empty);
     processes.add(&process);
-    Ok(execute(&process, PID, &manifest.exec, &manifest.args, &manifest.env, ThreadSignals::default())?)
+    Ok(process)
 }
 
 /// Runs user code until the process ends; how it ended.

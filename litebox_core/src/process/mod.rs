@@ -15,7 +15,7 @@ pub mod stack;
 mod thread;
 
 pub use exec::{ExecError, execute};
-pub use launch::launch;
+pub use launch::{enter, launch};
 pub use limits::{Limit, Limits, Resource};
 pub use object::{Identity, Process};
 pub use thread::Thread;

@@ -49,7 +49,7 @@ fn attempt(args: &Bench) -> Result<bool> {
     let accelerator = accel::choose(args.accel, &qemu)?;
     let program = build_program()?;
     // The other column can do without it.
-    let kernel = kernel::build().map_err(|error| format!("{error:#}"));
+    let kernel = kernel::build(kernel::PACKAGE).map_err(|error| format!("{error:#}"));
     let linux = if args.no_linux { None } else { Some(linux::prepare(&program)?) };
     let setup = Setup { qemu, accelerator, program, tsc_khz: host::tsc_khz() };
     let guests = Guests {
