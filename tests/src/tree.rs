@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::random::Random;
@@ -24,7 +25,10 @@ impl Tree {
         if place.exists() {
             return Err(place);
         }
-        let aside = work_dir("trees").join(format!(".{name}.{}", std::process::id()));
+        // Two tests of one binary may make the same tree at the same time.
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let aside = work_dir("trees").join(format!(".{name}.{}.{number}", std::process::id()));
         let tree = Self { aside, place };
         for dir in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
             fs::create_dir_all(tree.aside.join(dir)).expect("make a directory");

@@ -1,6 +1,6 @@
 //! The page pool: a buddy allocator of frames of 4 KiB to 2 MiB, with a cache of single frames in front.
 //!
-//! Invariants: a frame is in exactly one state ([`FrameState`] in its metadata word): unclaimed, free (in a block of the buddy lists or in
+//! Invariants: a frame is in exactly one state, which its metadata word tells: unclaimed, free (in a block of the buddy lists or in
 //! the cache), or allocated with a reference count of at least one. Memory is claimed in steps of at most 2 MiB when it is first needed, so
 //! a big machine starts as fast as a small one, and an SNP guest validates only what it uses. Free frames hold
 //! their own list links; the metadata words lie at the beginning of each region.

@@ -2,7 +2,7 @@
 //!
 //! `kernel/` implements those that are the CPU's ([`Memory`], [`UserAccess`], [`Cpu`], [`Threads`], [`Entropy`]),
 //! `platform_snp/` those that are the host's ([`BlockDevice`], [`Console`], [`Clock`]'s source, [`Power`]). The type that
-//! joins both lives in `kernel/`; [`hosted`] is the one for unit tests.
+//! joins both lives in `kernel/`; `hosted` is the one for unit tests.
 
 mod block;
 mod console;
