@@ -139,7 +139,11 @@ pub fn init_clock(info: &BootInfo) {
     let number = |key| info.option(key).and_then(|value| value.parse::<u64>().ok());
     let khz = match number("tsc_khz").filter(|&khz| clock::is_plausible(khz)) {
         Some(khz) => khz,
-        None => calibrate(&HOST, clock::tsc).unwrap_or_else(|error| refuse("PIT", error)),
+        None => calibrate(&HOST, clock::tsc).unwrap_or_else(|error| {
+            power::bad_launch(format_args!(
+                "no tsc_khz= on the command line, and the PIT does not tell: {error}"
+            ))
+        }),
     };
     let realtime = number("realtime_ns").or_else(|| read_rtc(&HOST).ok()).unwrap_or(0);
     clock::init(info.entry_tsc, khz, realtime);

@@ -48,25 +48,31 @@ pub fn nanoseconds(scale: &ClockScale, tsc: u64) -> u64 {
     scale.base_ns.saturating_add(u64::try_from(ns).unwrap_or(u64::MAX))
 }
 
-/// Measures the TSC in kHz against channel 2 of the PIT: the shortest of several windows, since delays only lengthen one.
+/// Measures the TSC in kHz against channel 0 of the PIT, which every machine with a PIT has (channel 2 needs port 0x61, which a microvm has
+/// not): counts down from 65535, and is read on the way. The least of several windows, since delays only lengthen one.
 pub fn calibrate(host: &dyn HostIo, rdtsc: impl Fn() -> u64) -> Result<u64, DeviceError> {
-    const COUNT: u16 = 2386; // 2 ms
-    let gate = host.in8(0x61) & !0x03;
+    const WINDOW: u16 = 2386; // 2 ms
+    const BAD: DeviceError = DeviceError::BadDevice("an implausible TSC rate");
+    let count = || {
+        host.out8(0x43, 0x00); // latch channel 0
+        let low = host.in8(0x40);
+        u16::from_le_bytes([low, host.in8(0x40)])
+    };
     let mut best = u64::MAX;
     for _ in 0..4 {
-        host.out8(0x61, gate | 1);
-        host.out8(0x43, 0xb0); // channel 2, both bytes, mode 0: OUT2 rises at terminal count
-        host.out8(0x42, COUNT as u8);
-        host.out8(0x42, (COUNT >> 8) as u8);
-        let start = rdtsc();
-        if !(0..1_000_000).any(|_| host.in8(0x61) & 0x20 != 0) {
-            return Err(DeviceError::Timeout);
-        }
-        best = best.min(rdtsc().saturating_sub(start));
+        host.out8(0x43, 0x30); // channel 0, both bytes, mode 0
+        host.out8(0x40, 0xff);
+        host.out8(0x40, 0xff);
+        let (from, start) = (count(), rdtsc());
+        let passed = (0..1_000_000).find_map(|_| {
+            let passed = from.wrapping_sub(count());
+            (WINDOW..0x8000).contains(&passed).then_some(passed)
+        });
+        let ticks = u128::from(passed.ok_or(DeviceError::Timeout)?);
+        let cycles = u128::from(rdtsc().saturating_sub(start));
+        best = best.min(u64::try_from(cycles * u128::from(PIT_HZ) / ticks / 1000).map_err(|_| BAD)?);
     }
-    host.out8(0x61, gate);
-    let khz = (u128::from(best) * u128::from(PIT_HZ) / u128::from(COUNT) / 1000) as u64;
-    if TSC_KHZ.contains(&khz) { Ok(khz) } else { Err(DeviceError::BadDevice("an implausible TSC rate")) }
+    if TSC_KHZ.contains(&best) { Ok(best) } else { Err(BAD) }
 }
 
 /// Reads the date from the RTC: nanoseconds since 1970-01-01T00:00Z. (The hardware's clock is taken to be UTC.)

@@ -23,7 +23,7 @@ struct Counts {
 const KERNEL_MAX: u64 = 512 * 1024;
 
 /// What holds `unsafe`, and is interpreted by Miri: packages, and the part of each.
-const MIRI: [(&str, &str); 2] = [("litebox_core", "mm::"), ("platform_snp", "dma::")];
+const MIRI: [(&str, &str); 2] = [("litebox_core", "mm::page"), ("platform_snp", "dma::")];
 
 struct Suite<'a> {
     args: &'a Test,

@@ -7,6 +7,8 @@ mod map;
 mod page;
 mod pool;
 mod remap;
+#[cfg(test)]
+mod tests;
 mod user;
 
 pub use area::MapName;

@@ -12,6 +12,8 @@ mod object;
 mod procfs;
 pub mod signal;
 pub mod stack;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 pub use exec::{ExecError, execute};

@@ -6,6 +6,8 @@
 //! have it any more, and the guest refuses it: the cache needs no trust.
 
 mod archive;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod writer;
 
