@@ -25,7 +25,7 @@ pub trait OnTamper: Send + Sync {
 const CACHED_BLOCKS: usize = 32;
 /// Blocks of one request to the device. A request costs as much as copying many blocks, and hashing one costs more than copying
 /// several: so more are read than are asked for, and each is hashed only when it is wanted.
-const CLUSTER: u64 = 16;
+const CLUSTER: u64 = 32;
 /// Blocks that are kept unverified.
 const AHEAD_BLOCKS: usize = 128;
 
