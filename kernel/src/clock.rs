@@ -4,24 +4,17 @@
 //! (`realtime_ns=`) or the RTC. Both are the host's word. Invariant: the monotonic clock never goes back, whatever the TSC does.
 
 use core::arch::x86_64::{_mm_lfence, _rdtsc};
-use core::sync::atomic::{AtomicU64, Ordering};
 use litebox_core::platform::ClockScale;
+use platform_snp::clock::TscClock;
 use spin::Once;
 
 struct Clock {
-    scale: ClockScale,
+    tsc: TscClock,
     /// Wall-clock time minus monotonic time.
     realtime_offset: u64,
 }
 
 static CLOCK: Once<Clock> = Once::new();
-/// The latest time that was given out.
-static LATEST: AtomicU64 = AtomicU64::new(0);
-
-/// Fixed-point position of the multiplier.
-const SHIFT: u32 = 32;
-/// Rates outside this are nonsense, in kHz.
-const PLAUSIBLE: core::ops::RangeInclusive<u64> = 100_000..=20_000_000;
 
 /// The TSC, not earlier than what came before.
 #[inline]
@@ -33,41 +26,24 @@ pub fn tsc() -> u64 {
     }
 }
 
-/// Sets the clock going: time 0 is `entry_tsc`.
-pub fn init(entry_tsc: u64, tsc_khz: u64, realtime_now: u64) {
-    let khz = tsc_khz.clamp(*PLAUSIBLE.start(), *PLAUSIBLE.end());
-    let multiplier = (1_000_000u64 << SHIFT) / khz;
-    let clock = CLOCK.call_once(|| {
-        let scale = ClockScale { base_tsc: entry_tsc, base_ns: 0, multiplier, shift: SHIFT };
-        Clock { scale, realtime_offset: realtime_now.saturating_sub(at(&scale, tsc())) }
-    });
-    debug_assert_eq!(clock.scale.multiplier, multiplier);
-}
-
-/// Whether a rate in kHz can be believed.
-pub fn is_plausible(khz: u64) -> bool {
-    PLAUSIBLE.contains(&khz)
-}
-
-#[inline]
-fn at(scale: &ClockScale, tsc: u64) -> u64 {
-    let ticks = tsc.saturating_sub(scale.base_tsc);
-    scale.base_ns + ((u128::from(ticks) * u128::from(scale.multiplier)) >> scale.shift) as u64
+/// Sets the clock going: `clock` tells the time, `realtime_now` the date.
+pub fn init(clock: TscClock, realtime_now: u64) {
+    let realtime_offset = realtime_now.saturating_sub(clock.nanoseconds(tsc()));
+    CLOCK.call_once(|| Clock { tsc: clock, realtime_offset });
 }
 
 /// Nanoseconds since the first instruction; 0 until the clock is set.
 #[inline]
 pub fn monotonic() -> u64 {
-    let Some(clock) = CLOCK.get() else { return 0 };
-    let now = at(&clock.scale, tsc());
-    LATEST.fetch_max(now, Ordering::Relaxed).max(now)
+    CLOCK.get().map_or(0, |clock| clock.tsc.nanoseconds(tsc()))
 }
 
 /// The TSC value at which the monotonic clock reaches `ns`.
 pub fn tsc_at(ns: u64) -> u64 {
     let Some(clock) = CLOCK.get() else { return 1 };
-    let ticks = (u128::from(ns) << clock.scale.shift) / u128::from(clock.scale.multiplier);
-    clock.scale.base_tsc.saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX)).saturating_add(1)
+    let scale = clock.tsc.scale();
+    let ticks = (u128::from(ns) << scale.shift) / u128::from(scale.multiplier);
+    scale.base_tsc.saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX)).saturating_add(1)
 }
 
 /// Nanoseconds since 1970.
@@ -82,10 +58,15 @@ pub fn realtime_offset() -> u64 {
 
 /// The scale, for the vDSO.
 pub fn scale() -> ClockScale {
-    CLOCK.get().map_or(ClockScale { base_tsc: 0, base_ns: 0, multiplier: 1, shift: 0 }, |clock| clock.scale)
+    CLOCK
+        .get()
+        .map_or(ClockScale { base_tsc: 0, base_ns: 0, multiplier: 1, shift: 0 }, |clock| clock.tsc.scale())
 }
 
 /// The TSC's rate in kHz.
 pub fn khz() -> u64 {
-    CLOCK.get().map_or(0, |clock| (1_000_000u64 << SHIFT) / clock.scale.multiplier.max(1))
+    CLOCK.get().map_or(0, |clock| {
+        let scale = clock.tsc.scale();
+        (1_000_000u64 << scale.shift) / scale.multiplier.max(1)
+    })
 }

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use litebox_core::manifest::Manifest;
 use litebox_core::platform::{Attack, BlockDevice, Console, PAGE_SIZE};
 use platform_snp::DeviceError;
-use platform_snp::clock::{calibrate, read_rtc};
+use platform_snp::clock::{TscClock, calibrate, read_rtc};
 use platform_snp::dma::{DmaPool, DmaRegion};
 use platform_snp::fw_cfg::FwCfg;
 use platform_snp::host::direct::Direct;
@@ -137,16 +137,19 @@ pub fn init_serial() {
 /// Sets the clock by what the launcher says, else by the PIT and the RTC.
 pub fn init_clock(info: &BootInfo) {
     let number = |key| info.option(key).and_then(|value| value.parse::<u64>().ok());
-    let khz = match number("tsc_khz").filter(|&khz| clock::is_plausible(khz)) {
-        Some(khz) => khz,
-        None => calibrate(&HOST, clock::tsc).unwrap_or_else(|error| {
+    // A rate that cannot be is no rate.
+    let told = number("tsc_khz").and_then(|khz| TscClock::new(info.entry_tsc, khz));
+    let clock = told.unwrap_or_else(|| {
+        let measured = calibrate(&HOST, clock::tsc).unwrap_or_else(|error| {
             power::bad_launch(format_args!(
                 "no tsc_khz= on the command line, and the PIT does not tell: {error}"
             ))
-        }),
-    };
+        });
+        TscClock::new(info.entry_tsc, measured)
+            .unwrap_or_else(|| power::bad_launch(format_args!("a TSC of {measured} kHz cannot be")))
+    });
     let realtime = number("realtime_ns").or_else(|| read_rtc(&HOST).ok()).unwrap_or(0);
-    clock::init(info.entry_tsc, khz, realtime);
+    clock::init(clock, realtime);
 }
 
 /// Fetches the manifest.
