@@ -1,6 +1,5 @@
 //! What the kernel can check about itself, for `tests/selftest`, which is linked with it and runs in a VM.
 
-use crate::cpu::percpu::PerCpu;
 use crate::mm::layout::direct;
 use crate::mm::user_access;
 use crate::mm::{kernel_map, stack::KernelStack};
@@ -150,9 +149,4 @@ pub fn heap() -> Result<(), &'static str> {
     }
     let intact = blocks.iter().enumerate().all(|(i, b)| b.iter().all(|&x| x == i as u8));
     if intact { Ok(()) } else { Err("two allocations overlap") }
-}
-
-/// The number of the CPU this runs on.
-pub fn cpu() -> usize {
-    PerCpu::get().index
 }

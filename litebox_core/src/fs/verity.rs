@@ -131,12 +131,6 @@ impl VerityDevice {
         Ok(first)
     }
 
-    /// Lets go of what was read ahead; how many pages that were.
-    pub fn reclaim(&self) -> usize {
-        let pages = self.ahead.try_lock().map(|mut ahead| core::mem::take(&mut *ahead));
-        pages.map_or(0, |pages| pages.len())
-    }
-
     /// The hash that block `index` of the level below must have; `level` 0 holds the hashes of data.
     fn expected(&self, level: usize, index: u64) -> Result<Hash> {
         let Some(&start) = self.starts.get(level) else { return Ok(self.root) };

@@ -280,18 +280,13 @@ struct Rusage {
 }
 const _: () = assert!(size_of::<Rusage>() == 144);
 
-/// Nanoseconds of CPU time: all the time there was, since nobody else runs.
-fn cpu_time<P: Platform>(t: &Thread<P>) -> u64 {
-    t.platform().monotonic().saturating_sub(t.process.start_ns)
-}
-
 pub(super) fn getrusage<P: Platform>(t: &Thread<P>, who: u64, to: u64) -> Result<usize> {
     const SELF: i32 = 0;
     const CHILDREN: i32 = -1;
     const THREAD: i32 = 1;
     let usage = match who as i32 {
         SELF | THREAD => {
-            let micros = (cpu_time(t) / 1000) as i64;
+            let micros = (t.process.cpu_time() / 1000) as i64;
             Rusage {
                 user: [micros / 1_000_000, micros % 1_000_000],
                 max_resident: (t.mm().usage().resident / 1024) as i64,
@@ -308,7 +303,7 @@ pub(super) fn times<P: Platform>(t: &Thread<P>, to: u64) -> Result<usize> {
     /// Nanoseconds in a tick of 100 Hz.
     const TICK: u64 = 10_000_000;
     if let Some(to) = UserPtr::<[i64; 4]>::new(to).non_null() {
-        t.mm().store(to, [(cpu_time(t) / TICK) as i64, 0, 0, 0])?;
+        t.mm().store(to, [(t.process.cpu_time() / TICK) as i64, 0, 0, 0])?;
     }
     Ok((t.platform().monotonic() / TICK) as usize)
 }

@@ -62,7 +62,7 @@ fn now<P: Platform>(t: &Thread<P>, kind: &Kind) -> u64 {
     match kind {
         Kind::Realtime => platform.realtime(),
         Kind::Monotonic => platform.monotonic(),
-        Kind::CpuTime => platform.monotonic().saturating_sub(t.process.start_ns),
+        Kind::CpuTime => t.process.cpu_time(),
     }
 }
 

@@ -9,7 +9,6 @@ use crate::mm::{MemoryLimits, Mm};
 use crate::platform::{ExitStatus, Platform};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
 use spin::{Mutex, RwLock};
 
 /// Numbers by which a process is known.
@@ -66,10 +65,6 @@ pub struct Process<P: Platform> {
     exit: Mutex<Option<ExitStatus>>,
     /// Monotonic time of its start.
     pub start_ns: u64,
-    /// Nanoseconds in user mode and in the kernel.
-    pub user_ns: AtomicU64,
-    /// See `user_ns`.
-    pub system_ns: AtomicU64,
     /// Flags of `prctl(2)`: dumpable, no_new_privs.
     pub prctl: Mutex<Prctl>,
 }
@@ -122,8 +117,6 @@ impl<P: Platform> Process<P> {
             threads: Mutex::new(Vec::new()),
             exit: Mutex::new(None),
             start_ns: platform.monotonic(),
-            user_ns: AtomicU64::new(0),
-            system_ns: AtomicU64::new(0),
             prctl: Mutex::new(Prctl::default()),
         })
     }
@@ -180,9 +173,8 @@ impl<P: Platform> Process<P> {
         *self.exit.lock()
     }
 
-    /// Adds to the CPU time.
-    pub fn charge(&self, user: u64, system: u64) {
-        self.user_ns.fetch_add(user, Ordering::Relaxed);
-        self.system_ns.fetch_add(system, Ordering::Relaxed);
+    /// Nanoseconds of CPU time, not split between user mode and kernel: all the time there was, since nobody else runs.
+    pub fn cpu_time(&self) -> u64 {
+        self.platform.monotonic().saturating_sub(self.start_ns)
     }
 }

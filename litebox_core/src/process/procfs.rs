@@ -9,7 +9,6 @@ use crate::linux::RELEASE;
 use crate::platform::{Platform, Prot};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 use spin::Mutex;
 
 /// All processes of the machine, by pid.
@@ -102,11 +101,8 @@ impl<P: Platform> ProcProcess for Shown<P> {
             threads: process.threads().len() as u32,
             virtual_bytes: usage.size as u64,
             resident_bytes: usage.resident as u64,
-            user_ns: process.user_ns.load(Ordering::Relaxed).max(
-                // Time is not split between user mode and kernel: a lone thread has had all of it.
-                process.platform().monotonic().saturating_sub(process.start_ns),
-            ),
-            system_ns: process.system_ns.load(Ordering::Relaxed),
+            user_ns: process.cpu_time(),
+            system_ns: 0,
             start_ns: process.start_ns,
             signals_pending: pending | signals.pending,
             signals_blocked: blocked,
