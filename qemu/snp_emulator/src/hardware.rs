@@ -1,0 +1,25 @@
+//! What the emulator needs of the machine that it runs on, behind a trait, so that everything else runs in `cargo test`.
+
+/// The machine underneath.
+pub trait Hardware {
+    /// Reads a port of QEMU's; `size` is 1, 2 or 4.
+    fn port_in(&mut self, port: u16, size: u8) -> u32;
+    /// Writes a port of QEMU's.
+    fn port_out(&mut self, port: u16, size: u8, value: u32);
+    /// Reads device memory of QEMU's; `size` is 1, 2, 4 or 8.
+    fn mmio_read(&mut self, address: u64, size: u8) -> u64;
+    /// Writes device memory of QEMU's.
+    fn mmio_write(&mut self, address: u64, size: u8, value: u64);
+    /// The time-stamp counter.
+    fn tsc(&self) -> u64;
+    /// CPUID of the CPU underneath: EAX, EBX, ECX, EDX.
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4];
+    /// Makes another CPU leave the guest, or its sleep, soon.
+    fn kick(&mut self, cpu: usize);
+    /// Returns when no other CPU uses a nested translation from before the call.
+    fn shoot_down(&mut self, cpu: usize);
+    /// Writes bytes on the channel to the launcher.
+    fn report(&mut self, bytes: &[u8]);
+    /// Random bits.
+    fn random(&mut self) -> u64;
+}

@@ -1,0 +1,3 @@
+//! What a launch puts into memory.
+
+pub mod linux;

@@ -1,0 +1,343 @@
+//! VMGEXIT: the guest asks the host.
+
+use super::{Machine, Next, State};
+use crate::decode::{Instruction, decode};
+use crate::ending::Ending;
+use crate::ghcb::exits::{ApRequest, Exit};
+use crate::ghcb::msr::{Request, Termination, response};
+use crate::ghcb::page::{BUFFER, Field, Malformed, Snapshot, Writer};
+use crate::hardware::Hardware;
+use crate::memory::{Attribute, PhysicalMemory};
+use crate::rmp::Size;
+use crate::vmcb::{Registers, Vmcb, exit};
+
+/// Hypervisor features (specification, section 4.1.11): SNP and AP creation.
+const FEATURES: u64 = 1 << 0 | 1 << 1;
+/// #GP in the format of an event injection.
+const INJECT_GP: u64 = 13 | 3 << 8 | 1 << 11 | 1 << 31;
+
+/// What the host answers in SW_EXITINFO1 and 2.
+pub(super) enum Answer {
+    /// 0 and this.
+    Done(u64),
+    /// 1: the guest is to take an exception.
+    Exception(u64),
+    /// 2: the request is malformed.
+    Malformed(Malformed),
+    /// Not an answer: the CPU does something else.
+    Next(Next),
+}
+
+impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
+    /// The opcode that is VMMCALL, or VMGEXIT with a prefix.
+    pub(super) fn vmmcall(&mut self, cpu: usize, vmcb: &mut Vmcb, registers: &mut Registers) -> Next {
+        let bytes = self.view().instruction(vmcb);
+        match decode(bytes) {
+            Some(Instruction::Vmgexit) if vmcb.cpl == 0 => {
+                vmcb.rip = vmcb.rip.wrapping_add(4);
+                self.vmgexit(cpu, vmcb, registers)
+            }
+            // In ring 3 the prefix changes nothing.
+            _ => self.vc(cpu, vmcb, exit::VMMCALL),
+        }
+    }
+
+    fn vmgexit(&mut self, cpu: usize, vmcb: &mut Vmcb, registers: &mut Registers) -> Next {
+        let Some(this) = self.cpus.get(cpu) else { return Next::Stopped };
+        let request = Request::decode(this.ghcb_msr);
+        *self.counters.requests.entry(request.name()).or_default() +=
+            u64::from(!matches!(request, Request::Page(_)));
+        if !matches!(request, Request::Page(_)) {
+            self.trace(cpu, format_args!("{request:x?}"));
+        }
+        let answer = match request {
+            Request::Page(gpa) => return self.page_request(cpu, vmcb, registers, gpa),
+            Request::SevInformation => response::sev_information(self.config.c_bit),
+            Request::Cpuid { leaf, register } => {
+                let value = self.cpuid.answer(leaf, 0)[usize::from(register) & 3];
+                response::cpuid(register, value)
+            }
+            Request::ResetHold => return self.hold(cpu),
+            Request::PreferredPage => response::preferred_page(),
+            Request::Register(gpa) => {
+                let good = self.map.is_ram(gpa);
+                if let Some(this) = self.cpus.get_mut(cpu).filter(|_| good) {
+                    this.ghcb = Some(gpa);
+                }
+                response::register(good.then_some(gpa))
+            }
+            Request::PageState { gpa, operation } => {
+                let to = match operation {
+                    1 => Some(Attribute::Private),
+                    2 => Some(Attribute::Shared),
+                    _ => None,
+                };
+                match to.filter(|_| self.map.is_ram(gpa)) {
+                    Some(to) => {
+                        self.convert(cpu, gpa, Size::Small, to);
+                        response::page_state(0)
+                    }
+                    None => response::page_state(1),
+                }
+            }
+            Request::RunVmpl(_) => response::run_vmpl(1),
+            Request::Features => response::features(FEATURES),
+            Request::Terminate(reason) => {
+                self.trace_stack(cpu, vmcb);
+                return Next::End(Ending::Terminated(reason));
+            }
+            // A host answers what it does not know by leaving the value as it is, or ends the guest; KVM does the latter.
+            Request::Unknown(_) => {
+                self.trace(cpu, format_args!("unknown MSR request"));
+                return Next::End(Ending::Unexpected { code: 0x8000_ffff, rip: vmcb.rip });
+            }
+        };
+        if let Some(this) = self.cpus.get_mut(cpu) {
+            this.ghcb_msr = answer;
+        }
+        Next::Run
+    }
+
+    /// AP reset hold: until a start-up IPI arrives.
+    fn hold(&mut self, cpu: usize) -> Next {
+        if let Some(this) = self.cpus.get_mut(cpu) {
+            this.state = State::Held;
+            this.ghcb_msr = response::reset_hold();
+        }
+        Next::Stopped
+    }
+
+    fn page_request(&mut self, cpu: usize, vmcb: &mut Vmcb, registers: &mut Registers, gpa: u64) -> Next {
+        let registered = self.cpus.get(cpu).and_then(|this| this.ghcb) == Some(gpa);
+        let Some(spa) = self.shared(gpa, 4096) else {
+            return Next::End(Ending::NotShared { gpa, what: "its GHCB" });
+        };
+        let snapshot = Snapshot::take(&self.memory, spa);
+        let decoded = if registered { Exit::decode(&snapshot) } else { Err(Malformed::NotRegistered) };
+        let name = decoded.as_ref().map_or("malformed", Exit::name);
+        *self.counters.requests.entry(name).or_default() += 1;
+        if self.config.trace {
+            match &decoded {
+                Ok(exit) => self.trace(cpu, format_args!("{exit:x?}")),
+                Err(why) => self.trace(cpu, format_args!("malformed request: {}", why.words())),
+            }
+        }
+        Writer { memory: &self.memory, spa }.clear();
+        let answer = match decoded {
+            Ok(exit) => self.serve(cpu, vmcb, registers, exit, &snapshot, gpa, spa),
+            Err(why) => Answer::Malformed(why),
+        };
+        let (info1, info2, next) = match answer {
+            Answer::Done(info2) => (0, info2, Next::Run),
+            Answer::Exception(event) => (1, event, Next::Run),
+            Answer::Malformed(why) => (2, why as u64, Next::Run),
+            Answer::Next(next) => (0, 0, next),
+        };
+        let writer = Writer { memory: &self.memory, spa };
+        writer.set(Field::ExitInfo1, info1);
+        writer.set(Field::ExitInfo2, info2);
+        next
+    }
+
+    fn serve(
+        &mut self,
+        cpu: usize,
+        vmcb: &mut Vmcb,
+        registers: &mut Registers,
+        exit: Exit,
+        page: &Snapshot,
+        gpa: u64,
+        spa: u64,
+    ) -> Answer {
+        match exit {
+            Exit::Cpuid { leaf, subleaf, .. } => {
+                let [eax, ebx, ecx, edx] = self.cpuid.answer(leaf, subleaf);
+                let writer = Writer { memory: &self.memory, spa };
+                writer.set(Field::Rax, eax.into());
+                writer.set(Field::Rbx, ebx.into());
+                writer.set(Field::Rcx, ecx.into());
+                writer.set(Field::Rdx, edx.into());
+                Answer::Done(0)
+            }
+            Exit::Port(access) => self.port(cpu, access, page, gpa, spa),
+            Exit::ReadMsr(msr) => match self.read_msr(cpu, msr) {
+                Some(value) => {
+                    let writer = Writer { memory: &self.memory, spa };
+                    writer.set(Field::Rax, value & 0xffff_ffff);
+                    writer.set(Field::Rdx, value >> 32);
+                    Answer::Done(0)
+                }
+                None => Answer::Exception(INJECT_GP),
+            },
+            Exit::WriteMsr(msr, value) => match self.write_msr(cpu, msr, value) {
+                true => Answer::Done(0),
+                false => Answer::Exception(INJECT_GP),
+            },
+            Exit::Rdtsc | Exit::Rdtscp => {
+                let now = self.hardware.tsc();
+                let writer = Writer { memory: &self.memory, spa };
+                writer.set(Field::Rax, now & 0xffff_ffff);
+                writer.set(Field::Rdx, now >> 32);
+                if exit == Exit::Rdtscp {
+                    writer.set(Field::Rcx, cpu as u64);
+                }
+                Answer::Done(0)
+            }
+            // Counters that never count.
+            Exit::Rdpmc if page.get(Field::Rcx).is_some_and(|counter| counter < 6) => {
+                let writer = Writer { memory: &self.memory, spa };
+                writer.set(Field::Rax, 0);
+                writer.set(Field::Rdx, 0);
+                Answer::Done(0)
+            }
+            Exit::Rdpmc => Answer::Exception(INJECT_GP),
+            Exit::ReadDr7 => {
+                Writer { memory: &self.memory, spa }.set(Field::Dr7, vmcb.dr7);
+                Answer::Done(0)
+            }
+            Exit::WriteDr7(_) | Exit::Invd | Exit::Wbinvd | Exit::Monitor | Exit::NmiComplete => {
+                Answer::Done(0)
+            }
+            Exit::Mwait => {
+                if let Some(this) = self.cpus.get_mut(cpu) {
+                    this.halted = true;
+                }
+                Answer::Done(0)
+            }
+            Exit::Vmmcall => {
+                // No hypercall interface of ours: what KVM answers to an unknown number.
+                Writer { memory: &self.memory, spa }.set(Field::Rax, (-1000i64) as u64);
+                Answer::Done(0)
+            }
+            Exit::MmioRead { gpa: at, size } => self.mmio(cpu, at, size, false, page, gpa),
+            Exit::MmioWrite { gpa: at, size } => self.mmio(cpu, at, size, true, page, gpa),
+            Exit::ResetHold => match self.hold(cpu) {
+                Next::Run => Answer::Done(1),
+                next => {
+                    // Waking is what a value other than zero says.
+                    Answer::Next(next)
+                }
+            },
+            Exit::JumpTable => Answer::Malformed(Malformed::Event),
+            Exit::PageState => self.page_state_change(cpu, page, gpa),
+            Exit::GuestRequest { request, response } => self.guest_request(request, response, None, spa),
+            Exit::ExtendedGuestRequest { request, response, certificates, pages } => {
+                self.guest_request(request, response, Some((certificates, pages)), spa)
+            }
+            Exit::ApCreation { what, apic_id, vmpl, vmsa, features } => {
+                self.create_ap(cpu, what, apic_id, vmpl, vmsa, features)
+            }
+            Exit::ApicIds { pages, gpa: list } => self.apic_ids(pages, list, spa),
+            Exit::RunVmpl(_) => Answer::Malformed(Malformed::Input),
+            Exit::Features => {
+                let _ = registers;
+                Answer::Done(FEATURES)
+            }
+            Exit::Terminate { set, code } => {
+                Answer::Next(Next::End(Ending::Terminated(Termination { set, code })))
+            }
+        }
+    }
+
+    /// The scratch area: `len` bytes in the GHCB's own buffer, or in other shared memory within a page.
+    pub(super) fn scratch(&self, page: &Snapshot, ghcb: u64, len: u64) -> Result<u64, Malformed> {
+        let at = page.need(Field::Scratch)?;
+        let inside = at.wrapping_sub(ghcb);
+        if inside < 4096 && !(inside >= BUFFER.start && inside.saturating_add(len) <= BUFFER.end) {
+            return Err(Malformed::Scratch);
+        }
+        self.shared(at, len).ok_or(Malformed::Scratch)
+    }
+
+    fn create_ap(
+        &mut self,
+        cpu: usize,
+        what: ApRequest,
+        apic_id: u32,
+        vmpl: u8,
+        vmsa: u64,
+        features: u64,
+    ) -> Answer {
+        let target = self.cpus.iter().position(|other| other.apic.id() == apic_id);
+        let Some(target) = target.filter(|_| vmpl <= 3) else { return Answer::Malformed(Malformed::Input) };
+        if what != ApRequest::Destroy {
+            let Some(spa) = self.map.spa(vmsa) else { return Answer::Malformed(Malformed::Input) };
+            // Hardware refuses to run what RMPADJUST has not marked; and 2 MiB alignment is an erratum that KVM refuses.
+            if !self.rmp.entry(spa).vmsa || vmsa % (2 << 20) == 0 || features & !self.config.sev_features != 0
+            {
+                return Answer::Malformed(Malformed::Input);
+            }
+        }
+        let mut kick = false;
+        if let Some(other) = self.cpus.get_mut(target) {
+            match what {
+                ApRequest::Create => {
+                    other.state = State::Starting { vmsa };
+                    kick = target != cpu;
+                }
+                ApRequest::CreateOnInit => other.at_init = Some(vmsa),
+                ApRequest::Destroy => {
+                    other.state = State::Absent;
+                    other.at_init = None;
+                    kick = target != cpu;
+                }
+            }
+        }
+        if kick {
+            self.hardware.kick(target);
+        }
+        Answer::Done(0)
+    }
+
+    fn apic_ids(&mut self, pages: u64, list: u64, spa: u64) -> Answer {
+        let writer = Writer { memory: &self.memory, spa };
+        let needed = 1;
+        if pages < needed {
+            writer.set(Field::Rax, needed);
+            return Answer::Done(0);
+        }
+        let Some(at) = self.shared(list, 4096) else { return Answer::Malformed(Malformed::Input) };
+        self.memory.write(at, &(self.cpus.len() as u32).to_le_bytes());
+        for (i, other) in self.cpus.iter().enumerate() {
+            self.memory.write(at + 4 + 4 * i as u64, &other.apic.id().to_le_bytes());
+        }
+        writer.set(Field::Rax, needed);
+        Answer::Done(0)
+    }
+
+    /// A message to the PSP, or two.
+    fn guest_request(
+        &mut self,
+        request: u64,
+        response: u64,
+        extended: Option<(u64, u64)>,
+        spa: u64,
+    ) -> Answer {
+        /// The host's half of SW_EXITINFO2: the certificates need more pages (specification, table 11).
+        const INVALID_LEN: u64 = 1 << 32;
+        let (Some(from), Some(to)) = (self.shared(request, 4096), self.shared(response, 4096)) else {
+            return Answer::Malformed(Malformed::Input);
+        };
+        let Some(psp) = self.psp.as_mut() else { return Answer::Malformed(Malformed::Event) };
+        if let Some((certificates, pages)) = extended {
+            let table = psp.certificate_table();
+            let needed = table.len().div_ceil(4096) as u64;
+            if pages < needed {
+                Writer { memory: &self.memory, spa }.set(Field::Rbx, needed);
+                return Answer::Done(INVALID_LEN);
+            }
+            for (i, part) in table.chunks(4096).enumerate() {
+                let at = certificates.wrapping_add(4096 * i as u64);
+                let Some(at) = self.shared(at, 4096) else { return Answer::Malformed(Malformed::Input) };
+                self.memory.write(at, part);
+            }
+        }
+        let Some(psp) = self.psp.as_mut() else { return Answer::Malformed(Malformed::Event) };
+        let (mut question, mut answer) = ([0; 4096], [0; 4096]);
+        self.memory.read(from, &mut question);
+        self.memory.read(to, &mut answer);
+        let status = psp.request(&question, &mut answer);
+        self.memory.write(to, &answer);
+        Answer::Done(u64::from(status))
+    }
+}

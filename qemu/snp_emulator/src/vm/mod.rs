@@ -1,0 +1,455 @@
+//! The machine that the guest sees: its memory, CPUs and host, and what happens at each exit.
+//!
+//! One [`Machine`] serves all CPUs, under one lock: [`Machine::enter`] before and [`Machine::exit`] after each run of a guest CPU. Exits are what
+//! hardware would do first (reverse map table, #VC), then what a host would do (GHCB requests, interrupts).
+
+mod ghcb;
+mod interrupts;
+mod memory;
+mod npf;
+mod ports;
+mod psc;
+mod snp;
+
+use crate::access::View;
+use crate::apic::{io::IoApic, local::LocalApic};
+use crate::counters::Counters;
+use crate::cpuid::CpuidTable;
+use crate::ending::Ending;
+use crate::hardware::Hardware;
+use crate::inject;
+use crate::memory::{HostMap, PhysicalMemory};
+use crate::nested::Nested;
+use crate::rmp::Rmp;
+use crate::vmcb::{Registers, Vmcb, efer, exit, intercept1, intercept2};
+use crate::vmsa;
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// What a CPU does next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Run the guest.
+    Run,
+    /// Sleep until an interrupt, or this value of the TSC.
+    Sleep(Option<u64>),
+    /// Wait until it is started; there is no guest state.
+    Stopped,
+    /// The run is over.
+    End(Ending),
+}
+
+/// What does not change while the guest runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Position of the C-bit.
+    pub c_bit: u32,
+    /// SEV_FEATURES that VMSAs may ask for.
+    pub sev_features: u64,
+    /// Whether each exchange is reported.
+    pub trace: bool,
+    /// Whether the host converts pages that the guest touches the other way, as KVM does, or ends the run.
+    pub implicit_conversion: bool,
+    /// The key of [`PhysicalMemory::scramble`].
+    pub memory_key: u64,
+    /// Cycles of the TSC in a millisecond, if known.
+    pub tsc_khz: u64,
+    /// Ports that end the run when written: QEMU's debug exit.
+    pub debug_exit: u16,
+    /// The emulator's channel to its launcher, which the guest must not reach.
+    pub channel: u16,
+}
+
+/// What a guest CPU is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It has no state: never started, or destroyed.
+    Absent,
+    /// A VMSA waits to be loaded.
+    Starting {
+        /// Guest-physical address of the VMSA page, or the value for [`Machine::first_vmsa`].
+        vmsa: u64,
+    },
+    /// It runs.
+    Running,
+    /// It waits for a start-up IPI (AP reset hold).
+    Held,
+}
+
+/// A guest CPU, apart from what the control block holds.
+pub struct Cpu {
+    /// What it is doing.
+    pub state: State,
+    /// Its local APIC.
+    pub apic: LocalApic,
+    /// VMPL.
+    pub vmpl: u8,
+    /// SEV_FEATURES of its VMSA.
+    pub features: u64,
+    /// The GHCB MSR.
+    pub ghcb_msr: u64,
+    /// The registered GHCB page.
+    pub ghcb: Option<u64>,
+    /// MSRs that the host keeps for it.
+    pub msrs: BTreeMap<u32, u64>,
+    /// An NMI is pending.
+    pub nmi: bool,
+    /// The 8259's vectors that are pending.
+    pub external: Vec<u8>,
+    /// The vector offered to the CPU at the last entry, and whether it came from the 8259.
+    offered: Option<(u8, bool)>,
+    /// An event whose delivery an exit interrupted.
+    redeliver: u64,
+    /// Whether it sleeps in HLT.
+    pub halted: bool,
+    /// A VMSA to be loaded at the next INIT.
+    pub at_init: Option<u64>,
+    /// The TLB must be flushed before the next run.
+    pub flush: bool,
+    /// The nested page fault before this one: instruction, address. The same one again and again is a bug of ours.
+    last_fault: (u64, u64, u32),
+}
+
+impl Cpu {
+    fn new(id: u32) -> Cpu {
+        Cpu {
+            state: State::Absent,
+            apic: LocalApic::new(id, id == 0),
+            vmpl: 0,
+            features: vmsa::features::SNP,
+            ghcb_msr: 0,
+            ghcb: None,
+            msrs: BTreeMap::new(),
+            nmi: false,
+            external: Vec::new(),
+            offered: None,
+            redeliver: 0,
+            halted: false,
+            at_init: None,
+            flush: true,
+            last_fault: (0, 0, 0),
+        }
+    }
+}
+
+/// The machine.
+pub struct Machine<H, M> {
+    /// The machine underneath.
+    pub hardware: H,
+    /// System memory.
+    pub memory: M,
+    /// What does not change.
+    pub config: Config,
+    /// Who owns which page.
+    pub rmp: Rmp,
+    /// Where the guest's memory is.
+    pub map: HostMap,
+    /// What the guest reaches.
+    pub nested: Nested,
+    /// The CPUs, by APIC id.
+    pub cpus: Vec<Cpu>,
+    /// The I/O APIC.
+    pub io_apic: IoApic,
+    /// CPUID.
+    pub cpuid: CpuidTable,
+    /// What happened.
+    pub counters: Counters,
+    /// The state of the first CPU, which the launch made; it is in no page of the guest's.
+    pub first_vmsa: [u8; 4096],
+    /// The launch digest.
+    pub digest: [u8; 48],
+    /// The emulated PSP.
+    pub psp: Option<Box<dyn Psp>>,
+    /// TSC at the first instruction.
+    pub started: u64,
+}
+
+/// The security processor, as the guest reaches it through the host.
+pub trait Psp: Send {
+    /// Answers a guest message: both pages are as in shared memory. The result is the firmware's status.
+    fn request(&mut self, request: &[u8; 4096], response: &mut [u8; 4096]) -> u32;
+    /// The table of certificates that extended requests return.
+    fn certificate_table(&self) -> Vec<u8>;
+}
+
+/// [`State::Starting`] with the VMSA of the launch.
+pub const FIRST_VMSA: u64 = u64::MAX;
+
+impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
+    /// A machine without memory in it.
+    pub fn new(hardware: H, memory: M, config: Config, cpus: u32, rmp: Rmp, nested: Nested) -> Self {
+        let cpuid = CpuidTable::new(|leaf, subleaf| hardware.cpuid(leaf, subleaf), config.c_bit, cpus);
+        Self {
+            hardware,
+            memory,
+            config,
+            rmp,
+            map: HostMap::default(),
+            nested,
+            cpus: (0..cpus).map(Cpu::new).collect(),
+            io_apic: IoApic::default(),
+            cpuid,
+            counters: Counters::default(),
+            first_vmsa: [0; 4096],
+            digest: [0; 48],
+            psp: None,
+            started: 0,
+        }
+    }
+
+    /// The guest's memory, for the emulator to look into.
+    pub fn view(&self) -> View<'_, M> {
+        View { memory: &self.memory, map: &self.map, c_bit: self.config.c_bit }
+    }
+
+    /// Reports one line of the trace.
+    pub fn trace(&mut self, cpu: usize, what: fmt::Arguments<'_>) {
+        if self.config.trace {
+            let mut text = String::new();
+            for c in format!("{what}").chars() {
+                match c {
+                    '"' | '\\' => {
+                        text.push('\\');
+                        text.push(c);
+                    }
+                    _ => text.push(c),
+                }
+            }
+            let line = format!("{{\"trace\":\"{text}\",\"cpu\":{cpu}}}\n");
+            self.hardware.report(line.as_bytes());
+        }
+    }
+
+    /// Reports where the guest is and what its stack holds: to see who called what gave up.
+    fn trace_stack(&mut self, cpu: usize, vmcb: &Vmcb) {
+        if !self.config.trace {
+            return;
+        }
+        let mut line = format!("RIP {:#x}, RSP {:#x}, stack:", vmcb.rip, vmcb.rsp);
+        for slot in 0..96 {
+            let Some(word) = self.view().read_u64(vmcb, vmcb.rsp.wrapping_add(8 * slot)) else { break };
+            // Code of kernels is in the top 2 GiB.
+            if slot < 24 || word >= 0xffff_ffff_8000_0000 {
+                line += &format!(" {word:#x}");
+            }
+        }
+        self.trace(cpu, format_args!("{line}"));
+    }
+
+    /// The report of the whole run, one line of JSON.
+    pub fn summary(&self, ending: &Ending) -> String {
+        use core::fmt::Write;
+        let mut out = format!("{{\"ending\":\"{}\",\"words\":\"", ending.name());
+        for c in format!("{ending}").chars() {
+            match c {
+                '"' | '\\' => {
+                    out.push('\\');
+                    out.push(c);
+                }
+                c if c.is_control() => out.push(' '),
+                c => out.push(c),
+            }
+        }
+        out.push('"');
+        match ending {
+            Ending::DebugExit(value) => drop(write!(out, ",\"value\":{value}")),
+            Ending::Terminated(t) => drop(write!(out, ",\"set\":{},\"code\":{}", t.set, t.code)),
+            _ => {}
+        }
+        out.push_str(",\"launch_digest\":\"");
+        for byte in self.digest {
+            let _ = write!(out, "{byte:02x}");
+        }
+        out.push('"');
+        let _ = write!(out, ",\"cycles\":{}", self.hardware.tsc().saturating_sub(self.started));
+        self.counters.json(&mut out);
+        out.push_str("}\n");
+        out
+    }
+
+    /// Prepares a CPU to run: loads its state if it starts, chooses what to inject.
+    pub fn enter(&mut self, cpu: usize, vmcb: &mut Vmcb, registers: &mut Registers) -> Next {
+        let now = self.hardware.tsc();
+        if let Some(this) = self.cpus.get_mut(cpu) {
+            this.apic.tick(now);
+        }
+        match self.cpus.get(cpu).map(|this| this.state) {
+            None | Some(State::Absent | State::Held) => return Next::Stopped,
+            Some(State::Starting { vmsa }) => {
+                if let Err(ending) = self.start(cpu, vmsa, vmcb, registers) {
+                    return Next::End(ending);
+                }
+            }
+            Some(State::Running) => {}
+        }
+        // A guest may clear it; hardware keeps it in the VMSA.
+        vmcb.efer |= efer::SVME;
+        vmcb.nested_cr3 = self.nested.root(vmcb.paging());
+        self.offer_interrupts(cpu, vmcb);
+        let Some(this) = self.cpus.get_mut(cpu) else { return Next::Stopped };
+        if this.halted {
+            let wakes = vmcb.event_injection >> 31 & 1 != 0
+                || (vmcb.interrupt_control >> 8 & 1 != 0 && vmcb.rflags >> 9 & 1 != 0);
+            if !wakes {
+                return Next::Sleep(this.apic.deadline());
+            }
+            this.halted = false;
+        }
+        vmcb.tlb_control = u8::from(core::mem::take(&mut this.flush));
+        Next::Run
+    }
+
+    /// Loads the state of a CPU that starts.
+    fn start(
+        &mut self,
+        cpu: usize,
+        vmsa: u64,
+        vmcb: &mut Vmcb,
+        registers: &mut Registers,
+    ) -> Result<(), Ending> {
+        let mut page = [0; 4096];
+        if vmsa == FIRST_VMSA {
+            page = self.first_vmsa;
+            self.started = self.hardware.tsc();
+        } else {
+            let spa = self.map.spa(vmsa).ok_or(Ending::NoMemory { gpa: vmsa, rip: 0 })?;
+            self.memory.read(spa, &mut page);
+        }
+        let (iopm, msrpm) = (vmcb.iopm, vmcb.msrpm);
+        *vmcb = Vmcb::ZERO;
+        (vmcb.iopm, vmcb.msrpm) = (iopm, msrpm);
+        let extra = match crate::vmsa::load(&page, self.config.sev_features, vmcb, registers) {
+            Ok(extra) => extra,
+            Err(why) => {
+                self.trace(cpu, format_args!("the VMSA is refused: {why:?}"));
+                return Err(Ending::BadState);
+            }
+        };
+        self.intercepts(vmcb, extra.features);
+        vmcb.asid = 1 + cpu as u32;
+        vmcb.nested_control = 1;
+        // Virtual interrupt masking: the guest's IF is not the emulator's.
+        vmcb.interrupt_control = 1 << 24;
+        if let Some(this) = self.cpus.get_mut(cpu) {
+            this.state = State::Running;
+            this.vmpl = extra.vmpl;
+            this.features = extra.features;
+            this.flush = true;
+            this.halted = false;
+            this.redeliver = 0;
+            this.offered = None;
+        }
+        self.trace(cpu, format_args!("starts at {:#x}, VMPL {}", vmcb.rip, extra.vmpl));
+        Ok(())
+    }
+
+    /// What leaves the guest: on hardware, what is #VC or an automatic exit.
+    fn intercepts(&self, vmcb: &mut Vmcb, features: u64) {
+        use intercept1::{CPUID, HLT, INTR, INVD, INVLPGA, IOIO, MSR, NMI, RDPMC, SHUTDOWN};
+        vmcb.intercept1 = INTR | NMI | RDPMC | CPUID | INVD | HLT | INVLPGA | IOIO | MSR | SHUTDOWN;
+        vmcb.intercept2 = intercept2::SVM | intercept2::WBINVD | intercept2::MONITOR | intercept2::MWAIT;
+        // PVALIDATE and its sisters are undefined to QEMU's CPU.
+        vmcb.intercept_exceptions = 1 << 6;
+        if features & vmsa::features::DEBUG_SWAP == 0 {
+            vmcb.intercept_dr_read = 1 << 7;
+            vmcb.intercept_dr_write = 1 << 7;
+        }
+    }
+
+    /// Delivers #VC with this error code.
+    fn vc(&mut self, cpu: usize, vmcb: &mut Vmcb, error: u64) -> Next {
+        *self.counters.exceptions.entry(error).or_default() += 1;
+        self.trace(cpu, format_args!("#VC({error:#x}) at {:#x}, RAX {:#x}", vmcb.rip, vmcb.rax));
+        let rip = vmcb.rip;
+        let view = View { memory: &self.memory, map: &self.map, c_bit: self.config.c_bit };
+        match inject::exception(&view, vmcb, inject::VC, error) {
+            Ok(()) => Next::Run,
+            Err(why) => Next::End(Ending::Undeliverable { error, why, rip }),
+        }
+    }
+
+    /// Injects an exception that QEMU's CPU can deliver itself.
+    fn fault(vmcb: &mut Vmcb, vector: u8, error: Option<u32>) -> Next {
+        let with_error = error.map_or(0, |code| 1 << 11 | u64::from(code) << 32);
+        vmcb.event_injection = u64::from(vector) | 3 << 8 | 1 << 31 | with_error;
+        Next::Run
+    }
+
+    /// Handles an exit.
+    pub fn exit(&mut self, cpu: usize, vmcb: &mut Vmcb, registers: &mut Registers) -> Next {
+        let code = vmcb.exit_code;
+        *self.counters.exits.entry(code).or_default() += 1;
+        self.take_back_interrupts(cpu, vmcb);
+        match code {
+            exit::INTR | exit::NMI => Next::Run,
+            exit::NPF => self.nested_page_fault(cpu, vmcb),
+            exit::UD => self.undefined(cpu, vmcb, registers),
+            exit::VMMCALL => self.vmmcall(cpu, vmcb, registers),
+            exit::MSR => self.msr_exit(cpu, vmcb, registers),
+            exit::HLT => {
+                vmcb.rip = vmcb.rip.wrapping_add(1);
+                vmcb.interrupt_state = 0;
+                if vmcb.rflags >> 9 & 1 == 0 && !self.can_be_woken(cpu) {
+                    return Next::End(Ending::Halted { rip: vmcb.rip });
+                }
+                if let Some(this) = self.cpus.get_mut(cpu) {
+                    this.halted = true;
+                }
+                Next::Run
+            }
+            exit::CPUID
+            | exit::IOIO
+            | exit::RDTSC
+            | exit::RDTSCP
+            | exit::RDPMC
+            | exit::INVD
+            | exit::WBINVD
+            | exit::MONITOR
+            | exit::MWAIT
+            | exit::READ_DR7
+            | exit::WRITE_DR7 => self.vc(cpu, vmcb, code),
+            exit::INVLPGA | exit::VMRUN | exit::VMLOAD..=exit::SKINIT => Self::fault(vmcb, 6, None),
+            exit::SHUTDOWN => Next::End(Ending::Shutdown { rip: vmcb.rip, cr2: vmcb.cr2 }),
+            exit::INVALID => Next::End(Ending::BadState),
+            code => Next::End(Ending::Unexpected { code, rip: vmcb.rip }),
+        }
+    }
+
+    /// Whether an NMI or another CPU's message can still reach a CPU that halts with interrupts off.
+    fn can_be_woken(&self, cpu: usize) -> bool {
+        self.cpus.get(cpu).is_some_and(|this| this.nmi)
+            || self
+                .cpus
+                .iter()
+                .enumerate()
+                .any(|(other, c)| other != cpu && c.state == State::Running && !c.halted)
+    }
+
+    /// RDMSR and WRMSR that are intercepted: the GHCB MSR and SEV_STATUS are the CPU's, the rest is #VC.
+    fn msr_exit(&mut self, cpu: usize, vmcb: &mut Vmcb, registers: &mut Registers) -> Next {
+        const SEV_STATUS: u32 = 0xc001_0131;
+        let write = vmcb.exit_info1 & 1 != 0;
+        let msr = registers.rcx() as u32;
+        let Some(this) = self.cpus.get_mut(cpu) else { return Next::Stopped };
+        let value = match (msr, write) {
+            (crate::ghcb::msr::MSR_GHCB, true) => {
+                this.ghcb_msr = registers.rdx() << 32 | vmcb.rax & 0xffff_ffff;
+                vmcb.rip = vmcb.rip.wrapping_add(2);
+                return Next::Run;
+            }
+            (crate::ghcb::msr::MSR_GHCB, false) => this.ghcb_msr,
+            // SEV, SEV-ES, SNP, and the VMSA's features from bit 3 on (APM volume 2, 15.34.10).
+            (SEV_STATUS, false) => 7 | (this.features & !1) << 2,
+            (SEV_STATUS, true) => return Self::fault(vmcb, 13, Some(0)),
+            _ => return self.vc(cpu, vmcb, exit::MSR),
+        };
+        vmcb.rax = value & 0xffff_ffff;
+        registers.set_rdx(value >> 32);
+        vmcb.rip = vmcb.rip.wrapping_add(2);
+        Next::Run
+    }
+}

@@ -1,0 +1,213 @@
+//! Ports, device memory and MSRs: the host's devices, which are QEMU's, and those that are emulated here.
+
+use super::ghcb::Answer;
+use super::{Machine, Next};
+use crate::apic;
+use crate::ending::Ending;
+use crate::ghcb::exits::PortAccess;
+use crate::ghcb::page::{Field, Malformed, Snapshot, Writer};
+use crate::hardware::Hardware;
+use crate::memory::PhysicalMemory;
+
+/// The keyboard controller's command port: 0xFE pulses the CPU's reset line.
+const KEYBOARD: u16 = 0x64;
+/// The chipset's reset control register.
+const RESET_CONTROL: u16 = 0xcf9;
+/// PM1a control as SeaBIOS places it on q35; SLP_EN with SLP_TYP 0 is soft-off there.
+const PM1A_CONTROL: u16 = 0x604;
+/// What the string instructions of one request may move.
+const STRING_MAX: u32 = 0x7f0;
+
+impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
+    pub(super) fn port(
+        &mut self,
+        cpu: usize,
+        access: PortAccess,
+        page: &Snapshot,
+        ghcb: u64,
+        spa: u64,
+    ) -> Answer {
+        let PortAccess { port, size, input, string } = access;
+        if let Some(count) = string {
+            let len = u64::from(count) * u64::from(size);
+            if count > STRING_MAX || len > u64::from(STRING_MAX) {
+                return Answer::Malformed(Malformed::Scratch);
+            }
+            let at = match self.scratch(page, ghcb, len) {
+                Ok(at) => at,
+                Err(why) => return Answer::Malformed(why),
+            };
+            for i in 0..u64::from(count) {
+                let (mut unit, slot) = ([0; 4], at + i * u64::from(size));
+                let part = unit.get_mut(..usize::from(size)).unwrap_or_default();
+                if input {
+                    let value = self.hardware.port_in(port, size).to_le_bytes();
+                    self.memory.write(slot, value.get(..usize::from(size)).unwrap_or_default());
+                } else {
+                    self.memory.read(slot, part);
+                    if let Some(end) = self.port_write(port, size, u32::from_le_bytes(unit)) {
+                        return Answer::Next(Next::End(end));
+                    }
+                }
+            }
+            return Answer::Done(0);
+        }
+        let _ = cpu;
+        if input {
+            let blocked = port == self.config.channel;
+            let value = if blocked { !0 } else { self.hardware.port_in(port, size) };
+            Writer { memory: &self.memory, spa }.set(Field::Rax, value.into());
+        } else {
+            let value = page.get(Field::Rax).unwrap_or(0) as u32;
+            if let Some(end) = self.port_write(port, size, value) {
+                return Answer::Next(Next::End(end));
+            }
+        }
+        Answer::Done(0)
+    }
+
+    fn port_write(&mut self, port: u16, size: u8, value: u32) -> Option<Ending> {
+        self.counters.io_bytes += u64::from(size);
+        match port {
+            _ if port == self.config.channel => {
+                // A guest of ours may mark a point in time: 0x4D00_0000 | number.
+                if size == 4 && value >> 24 == 0x4d {
+                    self.mark(value & 0xff_ffff);
+                }
+            }
+            _ if port == self.config.debug_exit => return Some(Ending::DebugExit(value)),
+            KEYBOARD if value as u8 == 0xfe => return Some(Ending::Reset),
+            RESET_CONTROL if value & 4 != 0 => return Some(Ending::Reset),
+            PM1A_CONTROL if value >> 13 & 1 != 0 => return Some(Ending::PowerOff),
+            _ => self.hardware.port_out(port, size, value),
+        }
+        None
+    }
+
+    /// Notes the time at a mark, once.
+    pub fn mark(&mut self, number: u32) {
+        let at = (self.hardware.tsc().saturating_sub(self.started), self.counters.vmgexits());
+        self.counters.marks.entry(number).or_insert(at);
+    }
+
+    pub(super) fn mmio(
+        &mut self,
+        cpu: usize,
+        gpa: u64,
+        size: u8,
+        write: bool,
+        page: &Snapshot,
+        ghcb: u64,
+    ) -> Answer {
+        let at = match self.scratch(page, ghcb, size.into()) {
+            Ok(at) => at,
+            Err(why) => return Answer::Malformed(why),
+        };
+        // The guest's own memory is not a device, and the emulator's is not the guest's.
+        if self.map.is_ram(gpa) {
+            return Answer::Malformed(Malformed::Input);
+        }
+        let mut bytes = [0; 8];
+        let part = ..usize::from(size);
+        if write {
+            self.memory.read(at, bytes.get_mut(part).unwrap_or_default());
+            self.counters.io_bytes += u64::from(size);
+            self.mmio_write(cpu, gpa, size, u64::from_le_bytes(bytes));
+        } else {
+            bytes = self.mmio_read(cpu, gpa, size).to_le_bytes();
+            self.memory.write(at, bytes.get(part).unwrap_or_default());
+        }
+        Answer::Done(0)
+    }
+
+    fn mmio_read(&mut self, cpu: usize, gpa: u64, size: u8) -> u64 {
+        let now = self.hardware.tsc();
+        match gpa & !0xfff {
+            apic::local::BASE => {
+                self.cpus.get(cpu).map_or(0, |this| this.apic.read((gpa & 0xff0) as u32, now).into())
+            }
+            apic::io::BASE => self.io_apic.read(gpa & 0xff).into(),
+            _ if is_device(gpa) => self.hardware.mmio_read(gpa, size),
+            _ => u64::MAX,
+        }
+    }
+
+    fn mmio_write(&mut self, cpu: usize, gpa: u64, size: u8, value: u64) {
+        let now = self.hardware.tsc();
+        match gpa & !0xfff {
+            apic::local::BASE => {
+                let offset = (gpa & 0xff0) as u32;
+                let effect = self.cpus.get_mut(cpu).map(|this| this.apic.write(offset, value as u32, now));
+                if let Some(effect) = effect {
+                    self.apic_effect(cpu, effect);
+                }
+            }
+            apic::io::BASE => {
+                if let Some(pin) = self.io_apic.write(gpa & 0xff, value as u32) {
+                    self.program_pin(pin);
+                }
+            }
+            _ if is_device(gpa) => self.hardware.mmio_write(gpa, size, value),
+            _ => {}
+        }
+    }
+
+    pub(super) fn read_msr(&mut self, cpu: usize, msr: u32) -> Option<u64> {
+        let now = self.hardware.tsc();
+        let this = self.cpus.get(cpu)?;
+        match msr {
+            apic::local::MSR_APIC_BASE => Some(this.apic.base()),
+            0x800..=0x83f => this.apic.read_msr(msr, now),
+            _ if kept(msr) => Some(this.msrs.get(&msr).copied().unwrap_or_else(|| initial(msr))),
+            _ => None,
+        }
+    }
+
+    pub(super) fn write_msr(&mut self, cpu: usize, msr: u32, value: u64) -> bool {
+        let now = self.hardware.tsc();
+        let Some(this) = self.cpus.get_mut(cpu) else { return false };
+        match msr {
+            apic::local::MSR_APIC_BASE => this.apic.set_base(value),
+            0x800..=0x83f => match this.apic.write_msr(msr, value, now) {
+                Some(effect) => {
+                    self.apic_effect(cpu, effect);
+                    true
+                }
+                None => false,
+            },
+            _ if kept(msr) => {
+                this.msrs.insert(msr, value);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Addresses where QEMU has devices: below 4 GiB what is above all RAM, and what PCI places above it.
+fn is_device(gpa: u64) -> bool {
+    (0xa_0000..0xc_0000).contains(&gpa) || (0x8000_0000..0xffff_0000).contains(&gpa) || gpa >= 1 << 32
+}
+
+/// MSRs that are only storage here: MTRRs, machine checks, microcode, and AMD's configuration registers.
+fn kept(msr: u32) -> bool {
+    matches!(msr,
+        0x10 | 0x17 | 0x3b | 0x48 | 0x49 | 0x8b | 0xfe | 0x174..=0x17b | 0x1d9 | 0x200..=0x20f | 0x250..=0x26f | 0x277 | 0x2ff
+        | 0x400..=0x47f | 0xda0
+        | 0xc000_0103 | 0xc001_0010 | 0xc001_0015 | 0xc001_0055 | 0xc001_0058 | 0xc001_0117 | 0xc001_011f
+        | 0xc001_1020..=0xc001_102f | 0xc001_0000..=0xc001_0007 | 0xc001_0064..=0xc001_0071 | 0xc000_0104 | 0xc001_0200..=0xc001_020b)
+}
+
+/// Their values after reset, where not zero.
+fn initial(msr: u32) -> u64 {
+    match msr {
+        // Eight variable ranges, fixed ranges, write combining.
+        0xfe => 0x508,
+        // MTRRs on, write-back by default.
+        0x2ff => 0xc06,
+        0x250..=0x26f => 0x0606_0606_0606_0606,
+        0x8b => 0x0a00_11d0,
+        0x277 => 0x0007_0406_0007_0406,
+        _ => 0,
+    }
+}

@@ -1,0 +1,62 @@
+//! Page state changes in batches (GHCB specification, section 4.1.6).
+
+use super::Machine;
+use super::ghcb::Answer;
+use crate::ghcb::exits::{PageOperation, page_state};
+use crate::ghcb::page::{BUFFER, Field, Malformed, Snapshot};
+use crate::hardware::Hardware;
+use crate::memory::{Attribute, PhysicalMemory};
+use crate::rmp::{LARGE, PAGE, Size};
+use alloc::vec;
+
+impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
+    pub(super) fn page_state_change(&mut self, cpu: usize, page: &Snapshot, ghcb: u64) -> Answer {
+        // The structure must lie in the GHCB's own buffer.
+        let at = match page.need(Field::Scratch) {
+            Ok(at) if at == ghcb + BUFFER.start => at,
+            Ok(_) => return Answer::Malformed(Malformed::Scratch),
+            Err(why) => return Answer::Malformed(why),
+        };
+        let Some(spa) = self.shared(at, BUFFER.end - BUFFER.start) else {
+            return Answer::Malformed(Malformed::Scratch);
+        };
+        let mut buffer = vec![0; (BUFFER.end - BUFFER.start) as usize];
+        self.memory.read(spa, &mut buffer);
+        let (first, entries) = match page_state(&buffer) {
+            Ok(parsed) => parsed,
+            Err(why) => return Answer::Done(why.code()),
+        };
+        for (index, entry) in (first..).zip(entries) {
+            let size = if entry.large { Size::Large } else { Size::Small };
+            let last = entry.gpa + size.bytes() - PAGE;
+            if !self.map.is_ram(entry.gpa) || !self.map.is_ram(last) {
+                // KVM leaves an address without memory to the VMM, which fails it.
+                return Answer::Done(1 << 32 | 2);
+            }
+            match entry.operation {
+                PageOperation::Private => self.convert(cpu, entry.gpa, size, Attribute::Private),
+                PageOperation::Shared => self.convert(cpu, entry.gpa, size, Attribute::Shared),
+                PageOperation::Psmash => self.resize(cpu, entry.gpa, false),
+                PageOperation::Unsmash => self.resize(cpu, entry.gpa, true),
+            }
+            let done = if entry.large { 512u64 } else { 1 };
+            let slot = spa + 8 + 8 * u64::from(index);
+            self.memory.write_u64(slot, self.memory.read_u64(slot) & !0xfff | done);
+            self.memory.write(spa, &(index + 1).to_le_bytes());
+        }
+        Answer::Done(0)
+    }
+
+    /// PSMASH and its opposite are hints about the table's entries.
+    fn resize(&mut self, cpu: usize, gpa: u64, larger: bool) {
+        let base = gpa & !(LARGE - 1);
+        let Some(spa) = self.map.spa(base).filter(|_| self.map.is_large(base)) else { return };
+        self.nested.forget(&self.memory, base, Size::Large);
+        if larger {
+            self.rmp.unsmash(spa);
+        } else {
+            self.rmp.psmash(spa);
+        }
+        self.flush(cpu);
+    }
+}
