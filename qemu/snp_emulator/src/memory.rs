@@ -142,6 +142,7 @@ impl HostMap {
 }
 
 #[cfg(test)]
+#[allow(missing_docs)]
 pub mod testing {
     use super::*;
     use std::cell::RefCell;

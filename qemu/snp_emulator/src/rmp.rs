@@ -4,6 +4,7 @@
 //! page; a 2 MiB entry lives at its first page and answers for the 512. Invariant: below a 2 MiB entry the entries of the other 511
 //! pages are empty, so that nothing is said twice.
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 /// Bytes of a small page.
@@ -107,8 +108,7 @@ pub struct Rmp {
 impl Rmp {
     /// A table for `memory` bytes from address 0, all of them the hypervisor's.
     pub fn new(memory: u64) -> Rmp {
-        let mut entries = Vec::new();
-        entries.resize(memory.div_ceil(LARGE) as usize * PAGES, 0);
+        let entries = vec![0; memory.div_ceil(LARGE) as usize * PAGES];
         Rmp { entries }
     }
 
@@ -185,7 +185,7 @@ impl Rmp {
         let first = self.entry(base);
         let same =
             |page: u64| self.entry(base + page * PAGE) == Entry { gpa: first.gpa + page * PAGE, ..first };
-        (first.assigned && first.gpa % LARGE == 0 && (1..PAGES as u64).all(same)).then_some(first)
+        (first.assigned && first.gpa.is_multiple_of(LARGE) && (1..PAGES as u64).all(same)).then_some(first)
     }
 
     /// PUNSMASH, which the hypervisor asks the PSP for: 512 like entries become one.

@@ -7,6 +7,8 @@ mod fw_cfg;
 mod interrupts;
 mod launch;
 mod machine;
+// The copying functions are the kernel's; which way is fast is not asked here.
+#[allow(dead_code)]
 #[path = "../../../../kernel/src/memory_functions.rs"]
 mod memory_functions;
 mod options;

@@ -184,7 +184,7 @@ impl Linux<'_> {
         let c = 1u64 << self.c_bit;
         let mut tables: Vec<LaunchPage> =
             (0..3).map(|i| (place::PAGE_TABLES + 0x1000 * i, [0; PAGE])).collect();
-        let link = |table: u64| (place::PAGE_TABLES + 0x1000 * table | 3 | c).to_le_bytes();
+        let link = |table: u64| ((place::PAGE_TABLES + 0x1000 * table) | 3 | c).to_le_bytes();
         put(&mut tables[0].1, 0, &link(1));
         put(&mut tables[1].1, 0, &link(2));
         for i in 0..512u64 {

@@ -9,12 +9,22 @@ use crate::ghcb::page::{BUFFER, Field, Malformed, Snapshot, Writer};
 use crate::hardware::Hardware;
 use crate::memory::{Attribute, PhysicalMemory};
 use crate::rmp::Size;
-use crate::vmcb::{Registers, Vmcb, exit};
+use crate::vmcb::{Vmcb, exit};
 
 /// Hypervisor features (specification, section 4.1.11): SNP and AP creation.
 const FEATURES: u64 = 1 << 0 | 1 << 1;
 /// #GP in the format of an event injection.
 const INJECT_GP: u64 = 13 | 3 << 8 | 1 << 11 | 1 << 31;
+
+/// The GHCB page of a request: what it held, and where it is.
+pub(super) struct Block {
+    /// Its contents when the guest exited.
+    pub page: Snapshot,
+    /// Guest-physical address.
+    pub gpa: u64,
+    /// System-physical address.
+    pub spa: u64,
+}
 
 /// What the host answers in SW_EXITINFO1 and 2.
 pub(super) enum Answer {
@@ -30,19 +40,19 @@ pub(super) enum Answer {
 
 impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
     /// The opcode that is VMMCALL, or VMGEXIT with a prefix.
-    pub(super) fn vmmcall(&mut self, cpu: usize, vmcb: &mut Vmcb, registers: &mut Registers) -> Next {
+    pub(super) fn vmmcall(&mut self, cpu: usize, vmcb: &mut Vmcb) -> Next {
         let bytes = self.view().instruction(vmcb);
         match decode(bytes) {
             Some(Instruction::Vmgexit) if vmcb.cpl == 0 => {
                 vmcb.rip = vmcb.rip.wrapping_add(4);
-                self.vmgexit(cpu, vmcb, registers)
+                self.vmgexit(cpu, vmcb)
             }
             // In ring 3 the prefix changes nothing.
             _ => self.vc(cpu, vmcb, exit::VMMCALL),
         }
     }
 
-    fn vmgexit(&mut self, cpu: usize, vmcb: &mut Vmcb, registers: &mut Registers) -> Next {
+    fn vmgexit(&mut self, cpu: usize, vmcb: &Vmcb) -> Next {
         let Some(this) = self.cpus.get(cpu) else { return Next::Stopped };
         let request = Request::decode(this.ghcb_msr);
         *self.counters.requests.entry(request.name()).or_default() +=
@@ -51,7 +61,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             self.trace(cpu, format_args!("{request:x?}"));
         }
         let answer = match request {
-            Request::Page(gpa) => return self.page_request(cpu, vmcb, registers, gpa),
+            Request::Page(gpa) => return self.page_request(cpu, vmcb, gpa),
             Request::SevInformation => response::sev_information(self.config.c_bit),
             Request::Cpuid { leaf, register } => {
                 let value = self.cpuid.answer(leaf, 0)[usize::from(register) & 3];
@@ -107,13 +117,13 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         Next::Stopped
     }
 
-    fn page_request(&mut self, cpu: usize, vmcb: &mut Vmcb, registers: &mut Registers, gpa: u64) -> Next {
+    fn page_request(&mut self, cpu: usize, vmcb: &Vmcb, gpa: u64) -> Next {
         let registered = self.cpus.get(cpu).and_then(|this| this.ghcb) == Some(gpa);
         let Some(spa) = self.shared(gpa, 4096) else {
             return Next::End(Ending::NotShared { gpa, what: "its GHCB" });
         };
-        let snapshot = Snapshot::take(&self.memory, spa);
-        let decoded = if registered { Exit::decode(&snapshot) } else { Err(Malformed::NotRegistered) };
+        let block = Block { page: Snapshot::take(&self.memory, spa), gpa, spa };
+        let decoded = if registered { Exit::decode(&block.page) } else { Err(Malformed::NotRegistered) };
         let name = decoded.as_ref().map_or("malformed", Exit::name);
         *self.counters.requests.entry(name).or_default() += 1;
         if self.config.trace {
@@ -124,7 +134,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         }
         Writer { memory: &self.memory, spa }.clear();
         let answer = match decoded {
-            Ok(exit) => self.serve(cpu, vmcb, registers, exit, &snapshot, gpa, spa),
+            Ok(exit) => self.serve(cpu, vmcb, exit, &block),
             Err(why) => Answer::Malformed(why),
         };
         let (info1, info2, next) = match answer {
@@ -139,16 +149,8 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         next
     }
 
-    fn serve(
-        &mut self,
-        cpu: usize,
-        vmcb: &mut Vmcb,
-        registers: &mut Registers,
-        exit: Exit,
-        page: &Snapshot,
-        gpa: u64,
-        spa: u64,
-    ) -> Answer {
+    fn serve(&mut self, cpu: usize, vmcb: &Vmcb, exit: Exit, block: &Block) -> Answer {
+        let spa = block.spa;
         match exit {
             Exit::Cpuid { leaf, subleaf, .. } => {
                 let [eax, ebx, ecx, edx] = self.cpuid.answer(leaf, subleaf);
@@ -159,7 +161,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
                 writer.set(Field::Rdx, edx.into());
                 Answer::Done(0)
             }
-            Exit::Port(access) => self.port(cpu, access, page, gpa, spa),
+            Exit::Port(access) => self.port(access, block),
             Exit::ReadMsr(msr) => match self.read_msr(cpu, msr) {
                 Some(value) => {
                     let writer = Writer { memory: &self.memory, spa };
@@ -184,7 +186,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
                 Answer::Done(0)
             }
             // Counters that never count.
-            Exit::Rdpmc if page.get(Field::Rcx).is_some_and(|counter| counter < 6) => {
+            Exit::Rdpmc if block.page.get(Field::Rcx).is_some_and(|counter| counter < 6) => {
                 let writer = Writer { memory: &self.memory, spa };
                 writer.set(Field::Rax, 0);
                 writer.set(Field::Rdx, 0);
@@ -209,8 +211,8 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
                 Writer { memory: &self.memory, spa }.set(Field::Rax, (-1000i64) as u64);
                 Answer::Done(0)
             }
-            Exit::MmioRead { gpa: at, size } => self.mmio(cpu, at, size, false, page, gpa),
-            Exit::MmioWrite { gpa: at, size } => self.mmio(cpu, at, size, true, page, gpa),
+            Exit::MmioRead { gpa: at, size } => self.mmio(cpu, at, size, false, block),
+            Exit::MmioWrite { gpa: at, size } => self.mmio(cpu, at, size, true, block),
             Exit::ResetHold => match self.hold(cpu) {
                 Next::Run => Answer::Done(1),
                 next => {
@@ -219,7 +221,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
                 }
             },
             Exit::JumpTable => Answer::Malformed(Malformed::Event),
-            Exit::PageState => self.page_state_change(cpu, page, gpa),
+            Exit::PageState => self.page_state_change(cpu, block),
             Exit::GuestRequest { request, response } => self.guest_request(request, response, None, spa),
             Exit::ExtendedGuestRequest { request, response, certificates, pages } => {
                 self.guest_request(request, response, Some((certificates, pages)), spa)
@@ -229,10 +231,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             }
             Exit::ApicIds { pages, gpa: list } => self.apic_ids(pages, list, spa),
             Exit::RunVmpl(_) => Answer::Malformed(Malformed::Input),
-            Exit::Features => {
-                let _ = registers;
-                Answer::Done(FEATURES)
-            }
+            Exit::Features => Answer::Done(FEATURES),
             Exit::Terminate { set, code } => {
                 Answer::Next(Next::End(Ending::Terminated(Termination { set, code })))
             }
@@ -240,9 +239,9 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
     }
 
     /// The scratch area: `len` bytes in the GHCB's own buffer, or in other shared memory within a page.
-    pub(super) fn scratch(&self, page: &Snapshot, ghcb: u64, len: u64) -> Result<u64, Malformed> {
-        let at = page.need(Field::Scratch)?;
-        let inside = at.wrapping_sub(ghcb);
+    pub(super) fn scratch(&self, block: &Block, len: u64) -> Result<u64, Malformed> {
+        let at = block.page.need(Field::Scratch)?;
+        let inside = at.wrapping_sub(block.gpa);
         if inside < 4096 && !(inside >= BUFFER.start && inside.saturating_add(len) <= BUFFER.end) {
             return Err(Malformed::Scratch);
         }
@@ -263,7 +262,9 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         if what != ApRequest::Destroy {
             let Some(spa) = self.map.spa(vmsa) else { return Answer::Malformed(Malformed::Input) };
             // Hardware refuses to run what RMPADJUST has not marked; and 2 MiB alignment is an erratum that KVM refuses.
-            if !self.rmp.entry(spa).vmsa || vmsa % (2 << 20) == 0 || features & !self.config.sev_features != 0
+            if !self.rmp.entry(spa).vmsa
+                || vmsa.is_multiple_of(2 << 20)
+                || features & !self.config.sev_features != 0
             {
                 return Answer::Malformed(Malformed::Input);
             }

@@ -23,7 +23,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
     pub fn validate_range(&mut self, gpa: u64, size: u64) {
         let mut at = gpa;
         while at < gpa + size {
-            let whole = at % LARGE == 0 && gpa + size - at >= LARGE && self.map.is_large(at);
+            let whole = at.is_multiple_of(LARGE) && gpa + size - at >= LARGE && self.map.is_large(at);
             let step = if whole { Size::Large } else { Size::Small };
             if let Some(spa) = self.map.spa(at) {
                 let whole = whole && spa % LARGE == 0;

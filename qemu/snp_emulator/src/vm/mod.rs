@@ -388,7 +388,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             exit::INTR | exit::NMI => Next::Run,
             exit::NPF => self.nested_page_fault(cpu, vmcb),
             exit::UD => self.undefined(cpu, vmcb, registers),
-            exit::VMMCALL => self.vmmcall(cpu, vmcb, registers),
+            exit::VMMCALL => self.vmmcall(cpu, vmcb),
             exit::MSR => self.msr_exit(cpu, vmcb, registers),
             exit::HLT => {
                 vmcb.rip = vmcb.rip.wrapping_add(1);

@@ -1,11 +1,11 @@
 //! Ports, device memory and MSRs: the host's devices, which are QEMU's, and those that are emulated here.
 
-use super::ghcb::Answer;
+use super::ghcb::{Answer, Block};
 use super::{Machine, Next};
 use crate::apic;
 use crate::ending::Ending;
 use crate::ghcb::exits::PortAccess;
-use crate::ghcb::page::{Field, Malformed, Snapshot, Writer};
+use crate::ghcb::page::{Field, Malformed, Writer};
 use crate::hardware::Hardware;
 use crate::memory::PhysicalMemory;
 
@@ -19,21 +19,14 @@ const PM1A_CONTROL: u16 = 0x604;
 const STRING_MAX: u32 = 0x7f0;
 
 impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
-    pub(super) fn port(
-        &mut self,
-        cpu: usize,
-        access: PortAccess,
-        page: &Snapshot,
-        ghcb: u64,
-        spa: u64,
-    ) -> Answer {
+    pub(super) fn port(&mut self, access: PortAccess, block: &Block) -> Answer {
         let PortAccess { port, size, input, string } = access;
         if let Some(count) = string {
             let len = u64::from(count) * u64::from(size);
             if count > STRING_MAX || len > u64::from(STRING_MAX) {
                 return Answer::Malformed(Malformed::Scratch);
             }
-            let at = match self.scratch(page, ghcb, len) {
+            let at = match self.scratch(block, len) {
                 Ok(at) => at,
                 Err(why) => return Answer::Malformed(why),
             };
@@ -52,13 +45,12 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             }
             return Answer::Done(0);
         }
-        let _ = cpu;
         if input {
             let blocked = port == self.config.channel;
             let value = if blocked { !0 } else { self.hardware.port_in(port, size) };
-            Writer { memory: &self.memory, spa }.set(Field::Rax, value.into());
+            Writer { memory: &self.memory, spa: block.spa }.set(Field::Rax, value.into());
         } else {
-            let value = page.get(Field::Rax).unwrap_or(0) as u32;
+            let value = block.page.get(Field::Rax).unwrap_or(0) as u32;
             if let Some(end) = self.port_write(port, size, value) {
                 return Answer::Next(Next::End(end));
             }
@@ -90,16 +82,8 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         self.counters.marks.entry(number).or_insert(at);
     }
 
-    pub(super) fn mmio(
-        &mut self,
-        cpu: usize,
-        gpa: u64,
-        size: u8,
-        write: bool,
-        page: &Snapshot,
-        ghcb: u64,
-    ) -> Answer {
-        let at = match self.scratch(page, ghcb, size.into()) {
+    pub(super) fn mmio(&mut self, cpu: usize, gpa: u64, size: u8, write: bool, block: &Block) -> Answer {
+        let at = match self.scratch(block, size.into()) {
             Ok(at) => at,
             Err(why) => return Answer::Malformed(why),
         };

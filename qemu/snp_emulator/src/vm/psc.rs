@@ -1,19 +1,19 @@
 //! Page state changes in batches (GHCB specification, section 4.1.6).
 
 use super::Machine;
-use super::ghcb::Answer;
+use super::ghcb::{Answer, Block};
 use crate::ghcb::exits::{PageOperation, page_state};
-use crate::ghcb::page::{BUFFER, Field, Malformed, Snapshot};
+use crate::ghcb::page::{BUFFER, Field, Malformed};
 use crate::hardware::Hardware;
 use crate::memory::{Attribute, PhysicalMemory};
 use crate::rmp::{LARGE, PAGE, Size};
 use alloc::vec;
 
 impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
-    pub(super) fn page_state_change(&mut self, cpu: usize, page: &Snapshot, ghcb: u64) -> Answer {
+    pub(super) fn page_state_change(&mut self, cpu: usize, block: &Block) -> Answer {
         // The structure must lie in the GHCB's own buffer.
-        let at = match page.need(Field::Scratch) {
-            Ok(at) if at == ghcb + BUFFER.start => at,
+        let at = match block.page.need(Field::Scratch) {
+            Ok(at) if at == block.gpa + BUFFER.start => at,
             Ok(_) => return Answer::Malformed(Malformed::Scratch),
             Err(why) => return Answer::Malformed(why),
         };
