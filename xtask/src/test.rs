@@ -89,8 +89,7 @@ impl Suite<'_> {
         }
         let target = ["-p", "kernel", "--release", "--target", kernel::TARGET];
         let with = |first: &[&str], last: &[&str]| cargo(&[first, &target, last].concat());
-        self.step("kernel-clippy",
-    "emulator-clippy", &mut with(&["clippy", "-q"], &["--", "-D", "warnings"]));
+        self.step("kernel-clippy", &mut with(&["clippy", "-q"], &["--", "-D", "warnings"]));
         let emulator = ["clippy", "-q", "-p", "snp_emulator", "--release", "--target", kernel::TARGET];
         self.step("emulator-clippy", &mut cargo(&[&emulator[..], &["--", "-D", "warnings"]].concat()));
         self.check("kernel-dependencies", kernel_dependencies);
