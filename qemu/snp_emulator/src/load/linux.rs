@@ -26,6 +26,8 @@ pub mod place {
 
 const PAGE: usize = 4096;
 const E820_MAX: usize = 128;
+/// The end of the setup header's fields.
+const HEADER_END: usize = 0x268;
 
 /// E820 types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,12 +70,13 @@ pub fn setup_size(file: &[u8]) -> Result<usize, Unbootable> {
     if !magic || !boot_flag {
         return Err(Unbootable::NotLinux);
     }
-    let version = u16::from_le_bytes([file[0x206], *file.get(0x207).ok_or(Unbootable::NotLinux)?]);
-    let xload = file.get(0x236).copied().unwrap_or(0);
-    if version < 0x20c || xload & 1 == 0 {
+    // Everything that is read here and below lies in front of this.
+    let Some(header) = file.get(..HEADER_END) else { return Err(Unbootable::NotLinux) };
+    let version = u16::from_le_bytes([header[0x206], header[0x207]]);
+    if version < 0x20c || header[0x236] & 1 == 0 {
         return Err(Unbootable::NoLongModeEntry);
     }
-    let sectors = match file[0x1f1] {
+    let sectors = match header[0x1f1] {
         0 => 4,
         n => usize::from(n),
     };
