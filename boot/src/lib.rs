@@ -9,8 +9,7 @@
 mod info;
 #[cfg(target_os = "none")]
 mod pvh_entry;
-#[cfg(any(target_os = "none", test))]
-mod start_info;
+pub mod start_info;
 
 pub use info::{BootError, BootInfo, MAX_COMMAND_LINE, MAX_REGIONS, MemoryRegion, PlatformKind};
 #[cfg(target_os = "none")]

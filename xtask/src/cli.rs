@@ -33,6 +33,8 @@ pub enum Task {
     Test(Test),
     /// Compare with Linux: time to the first line, and the time of calls
     Bench(Bench),
+    /// Run the fuzz targets: every parser of what a guest, a host or a file says
+    Fuzz(Fuzz),
 }
 
 /// What `run-snp` takes.
@@ -134,6 +136,19 @@ pub struct Bench {
     /// Measure only our own column
     #[arg(long)]
     pub no_linux: bool,
+}
+
+/// What `fuzz` takes.
+#[derive(Debug, Args)]
+pub struct Fuzz {
+    /// Only this target [default: all, one after the other]
+    pub target: Option<String>,
+    /// Seconds for each target
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    /// Only list the targets
+    #[arg(long)]
+    pub list: bool,
 }
 
 /// A choice of CPU models.

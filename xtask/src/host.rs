@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The root of the workspace.
@@ -61,6 +61,23 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 pub fn output_of(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Cargo, of the toolchain that built this, in the workspace.
+pub fn cargo(words: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace()).args(words).stdin(Stdio::null());
+    command
+}
+
+/// The same with the nightly toolchain: through rustup's proxy, since `$CARGO` is one toolchain's own.
+pub fn nightly(words: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(workspace()).arg("+nightly").args(words).stdin(Stdio::null());
+    for variable in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN"] {
+        command.env_remove(variable);
+    }
+    command
 }
 
 /// The frequency of the time-stamp counter, which is also the guest's; nothing on a CPU that has none.

@@ -111,6 +111,40 @@ pub fn rust_target(target: &str) -> Result<()> {
     Ok(())
 }
 
+/// Installs rustup's nightly toolchain, with as little in it as there can be.
+///
+/// # Errors
+/// It cannot be had here; the message says what to type.
+pub fn rust_nightly() -> Result<()> {
+    const WORDS: [&str; 5] = ["toolchain", "install", "nightly", "--profile", "minimal"];
+    let manual = format!("rustup {}", WORDS.join(" "));
+    if find_program("rustup").is_none() {
+        bail!(
+            "a nightly Rust is needed and there is no rustup to add it; install https://rustup.rs, then: {manual}"
+        );
+    }
+    eprintln!("xtask: a nightly Rust is missing; adding it with rustup");
+    let output = Command::new("rustup").args(WORDS).stdin(Stdio::null()).output()?;
+    if !output.status.success() {
+        bail!("`{manual}` failed:\n{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// Builds and installs a command of cargo's.
+///
+/// # Errors
+/// It cannot be built here; the message says what to type.
+pub fn cargo_command(package: &str) -> Result<()> {
+    let manual = format!("cargo install {package} --locked");
+    eprintln!("xtask: {package} is missing; installing it with `{manual}`");
+    let output = crate::host::cargo(&["install", "-q", package, "--locked"]).output()?;
+    if !output.status.success() {
+        bail!("`{manual}` failed:\n{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
 /// Whether the toolchain in use has this target's core library.
 pub fn has_rust_target(target: &str) -> bool {
     let cargo = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());

@@ -1,10 +1,11 @@
-//! The one command line: run, test, bench, doctor.
+//! The one command line: run, test, bench, fuzz, doctor.
 
 mod accel;
 mod app;
 mod bench;
 mod cli;
 mod doctor;
+mod fuzz;
 mod host;
 mod image;
 mod install;
@@ -36,6 +37,7 @@ fn main() {
         cli::Task::Doctor(args) => doctor::doctor(&args),
         cli::Task::Test(args) => test::test(&args),
         cli::Task::Bench(args) => bench::bench(&args),
+        cli::Task::Fuzz(args) => fuzz::fuzz(&args),
     };
     std::process::exit(status);
 }

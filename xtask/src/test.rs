@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::cli::Test;
-use crate::{host, install, kernel};
+use crate::host::{cargo, nightly};
+use crate::{fuzz, host, install, kernel};
 
 /// Passed, failed, skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,7 @@ pub fn test(args: &Test) -> i32 {
     suite.host_checks();
     suite.kernel_checks();
     suite.miri();
+    suite.fuzz();
     suite.end_to_end();
     let mut out = io::stdout();
     for reason in &suite.skipped {
@@ -49,22 +51,6 @@ pub fn test(args: &Test) -> i32 {
     let Counts { passed, failed, skipped } = suite.counts;
     let _ = writeln!(out, "{passed} passed, {failed} failed, {skipped} skipped");
     i32::from(failed > 0 || (passed == 0 && skipped == 0))
-}
-
-fn cargo(words: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(host::workspace()).args(words).stdin(Stdio::null());
-    command
-}
-
-/// The same with the nightly toolchain: through rustup's proxy, since `$CARGO` is one toolchain's own.
-fn nightly(words: &[&str]) -> Command {
-    let mut command = Command::new("cargo");
-    command.current_dir(host::workspace()).arg("+nightly").args(words).stdin(Stdio::null());
-    for variable in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN"] {
-        command.env_remove(variable);
-    }
-    command
 }
 
 impl Suite<'_> {
@@ -112,6 +98,19 @@ impl Suite<'_> {
                 miri.env("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-ignore-leaks")
                     .env("PROPTEST_CASES", "2");
                 self.step("miri", &mut miri);
+            }
+        }
+    }
+
+    /// The targets compile; `cargo xtask fuzz` runs them.
+    fn fuzz(&mut self) {
+        match fuzz::missing() {
+            Some(what) => {
+                self.skip("fuzz", &format!("{what} is not installed (cargo xtask fuzz installs it)"))
+            }
+            None => {
+                let manifest = fuzz::directory().join("Cargo.toml");
+                self.step("fuzz", nightly(&["check", "-q", "--manifest-path"]).arg(manifest));
             }
         }
     }
@@ -237,6 +236,7 @@ const STEPS: &[&str] = &[
     "kernel-dependencies",
     "kernel-size",
     "miri",
+    "fuzz",
     "e2e",
 ];
 

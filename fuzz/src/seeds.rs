@@ -1,0 +1,96 @@
+//! Seeds: small inputs that are as they should be, from which a fuzzer finds its way to those that are not.
+
+use litebox_core::manifest::{LogLevel, Manifest, Root, StreamKind};
+
+/// Puts bytes somewhere into a buffer.
+fn put(into: &mut [u8], at: usize, bytes: &[u8]) {
+    into[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+/// Program headers as seven words each: type and flags, offset, address, physical address, sizes in file and memory, alignment.
+fn elf_file(kind: u16, headers: &[[u64; 7]]) -> Vec<u8> {
+    let mut file = vec![0; 0x2100];
+    put(&mut file, 0, b"\x7fELF\x02\x01\x01");
+    put(&mut file, 16, &kind.to_le_bytes());
+    put(&mut file, 18, &62u16.to_le_bytes());
+    put(&mut file, 24, &0x1000u64.to_le_bytes());
+    put(&mut file, 32, &64u64.to_le_bytes());
+    put(&mut file, 54, &56u16.to_le_bytes());
+    put(&mut file, 56, &(headers.len() as u16).to_le_bytes());
+    put(&mut file, 0x400, b"/lib64/ld-linux-x86-64.so.2\0");
+    for (i, word) in headers.iter().flatten().enumerate() {
+        put(&mut file, 64 + 8 * i, &word.to_le_bytes());
+    }
+    file
+}
+
+/// A static program, a position-independent one with an interpreter, one that consists of its first page.
+pub fn elf() -> Vec<Vec<u8>> {
+    const LOAD_RX: u64 = 1 | 5 << 32;
+    const LOAD_RW: u64 = 1 | 6 << 32;
+    const STACK: [u64; 7] = [0x6474_e551 | 6 << 32, 0, 0, 0, 0, 0, 16];
+    let interpreter = [3 | 4 << 32, 0x400, 0x400, 0x400, 28, 28, 1];
+    let mut tiny = elf_file(2, &[[LOAD_RX, 0, 0x40_0000, 0, 120, 120, 4096]]);
+    tiny.truncate(120);
+    vec![
+        elf_file(
+            2,
+            &[
+                [LOAD_RX, 0, 0x40_0000, 0, 0x1800, 0x1800, 0x1000],
+                [LOAD_RW, 0x2000, 0x40_2000, 0, 0x100, 0x3000, 0x1000],
+                STACK,
+            ],
+        ),
+        elf_file(
+            3,
+            &[
+                [6 | 4 << 32, 64, 64, 64, 280, 280, 8],
+                interpreter,
+                [LOAD_RX, 0, 0, 0, 0x1800, 0x1800, 0x20_0000],
+                [LOAD_RW, 0x1ff8, 0x2ff8, 0, 0x100, 0x3000, 0x20_0000],
+                STACK,
+            ],
+        ),
+        tiny,
+    ]
+}
+
+/// The least that is accepted, one with everything, one that lacks its program.
+pub fn manifest() -> Vec<Vec<u8>> {
+    let full = Manifest {
+        root: Some(Root { verity: [0xa5; 32], blocks: 1234 }),
+        exec: b"/bin/sh".to_vec(),
+        args: vec![b"sh".to_vec(), b"-c".to_vec(), b"echo a=b".to_vec(), Vec::new()],
+        env: vec![b"PATH=/bin".to_vec(), b"X=".to_vec()],
+        cwd: b"/tmp".to_vec(),
+        hostname: "box-1.example".into(),
+        stdin: StreamKind::Tty,
+        stdout: StreamKind::Pipe,
+        stderr: StreamKind::Tty,
+        winsize: Some((80, 25)),
+        log: LogLevel::Debug,
+    };
+    vec![
+        b"litebox-manifest=1\0exec=/x\0".to_vec(),
+        full.encode().unwrap_or_default(),
+        b"litebox-manifest=1\0arg=x\0".to_vec(),
+    ]
+}
+
+/// Memory with a start info at 0x40, a map of three entries and a command line; its address in front, as the target wants it.
+pub fn start_info() -> Vec<Vec<u8>> {
+    let mut memory = vec![0; 0x180];
+    put(&mut memory, 0x40, &0x336e_c578u32.to_le_bytes());
+    put(&mut memory, 0x44, &1u32.to_le_bytes());
+    put(&mut memory, 0x40 + 24, &0x100u64.to_le_bytes());
+    put(&mut memory, 0x40 + 40, &0x80u64.to_le_bytes());
+    put(&mut memory, 0x40 + 48, &3u32.to_le_bytes());
+    put(&mut memory, 0x100, b"console=mmio:0xfeb00000:5 tsc_khz=2000000\0");
+    let map = [(0u64, 0x9_fc00u64, 1u32), (0xf_0000, 0x1_0000, 2), (0x10_0000, 0xff0_0000, 1)];
+    for (i, (start, size, kind)) in map.iter().enumerate() {
+        put(&mut memory, 0x80 + 24 * i, &start.to_le_bytes());
+        put(&mut memory, 0x88 + 24 * i, &size.to_le_bytes());
+        put(&mut memory, 0x90 + 24 * i, &kind.to_le_bytes());
+    }
+    vec![[&0x40u32.to_le_bytes()[..], &memory].concat()]
+}
