@@ -5,6 +5,10 @@
 //! its contents, and the work is bounded by its size.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("IGVM files and VMSAs are little-endian, and are read in place");
@@ -12,6 +16,7 @@ compile_error!("IGVM files and VMSAs are little-endian, and are read in place");
 extern crate alloc;
 
 pub mod digest;
+pub mod format;
 pub mod vmsa;
 
 /// Bytes of a page that the PSP measures and that one PAGE_DATA header loads.
