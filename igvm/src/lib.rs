@@ -17,6 +17,10 @@ extern crate alloc;
 
 pub mod digest;
 pub mod format;
+pub mod id_block;
+pub mod load;
+pub mod parameter;
+pub mod profile;
 pub mod vmsa;
 
 /// Bytes of a page that the PSP measures and that one PAGE_DATA header loads.

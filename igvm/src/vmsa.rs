@@ -85,6 +85,9 @@ macro_rules! save_area {
             $($(#[$doc])* #[doc = concat!("\n\nOffset ", stringify!($offset), ".")] pub $field: $type,)*
         }
 
+        /// Where each field starts, and its name.
+        const FIELDS: &[(usize, &str)] = &[$(($offset, stringify!($field))),*];
+
         const _: () = {
             $(assert!(core::mem::offset_of!(Vmsa, $field) == $offset);)*
             assert!(size_of::<Vmsa>() == PAGE_SIZE);
@@ -279,6 +282,14 @@ save_area! {
     rest: [u8; 0x990],
 }
 
+/// MXCSR after reset.
+pub const MXCSR_RESET: u32 = 0x1f80;
+/// The x87 control word after FINIT: what a CPU that KVM resets has.
+pub const FCW_RESET: u16 = 0x37f;
+/// DR6 after reset.
+pub const DR6_RESET: u64 = 0xffff_0ff0;
+/// DR7 after reset.
+pub const DR7_RESET: u64 = 0x400;
 /// PAT as the processor resets it, with write-combining in entry 1 (WB, WT, UC-, UC, twice): what COCONUT-SVSM and Linux start with.
 pub const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
@@ -365,8 +376,18 @@ impl Vmsa {
         vmsa.rip = rip;
         vmsa.xcr0 = 1;
         vmsa.pat = PAT_RESET;
+        vmsa.dr6 = DR6_RESET;
+        vmsa.dr7 = DR7_RESET;
+        vmsa.mxcsr = MXCSR_RESET;
+        vmsa.x87_fcw = FCW_RESET;
         vmsa.sev_features = SevFeatures::SNP_ACTIVE.bits();
         vmsa
+    }
+
+    /// The first field in which the two differ.
+    pub fn first_difference(&self, other: &Self) -> Option<&'static str> {
+        let offset = self.as_bytes().iter().zip(other.as_bytes()).position(|(a, b)| a != b)?;
+        FIELDS.iter().rev().find(|(start, _)| *start <= offset).map(|(_, name)| *name)
     }
 
     /// SEV_FEATURES.
@@ -421,6 +442,21 @@ mod tests {
         assert_eq!(vmsa.entry_mode(), EntryMode::Protected { paging: true });
         vmsa.cr0 = CR0_ET;
         assert_eq!(vmsa.entry_mode(), EntryMode::Real);
+    }
+
+    #[test]
+    fn differences_have_names() {
+        let a = Vmsa::long_mode(0x1000, 0x2000);
+        let mut b = a.clone();
+        assert_eq!(a.first_difference(&b), None);
+        b.r8_r15[7] = 1;
+        assert_eq!(a.first_difference(&b), Some("r8_r15"));
+        b.gdtr.limit = 1;
+        assert_eq!(a.first_difference(&b), Some("gdtr"));
+        b.rest[0x98f] = 1;
+        b.gdtr.limit = 0;
+        b.r8_r15[7] = 0;
+        assert_eq!(a.first_difference(&b), Some("rest"));
     }
 
     #[test]

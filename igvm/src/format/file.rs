@@ -237,6 +237,11 @@ impl<'a> IgvmFile<'a> {
         self.data.file
     }
 
+    /// Whether anything follows the headers.
+    pub const fn has_data(&self) -> bool {
+        self.data.start < self.data.file.len()
+    }
+
     /// The platforms.
     pub fn platforms(&self) -> impl Iterator<Item = At<Platform>> + '_ {
         self.platforms.iter().copied()
