@@ -6,6 +6,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use zerocopy::FromBytes;
 
@@ -98,17 +99,37 @@ fn parse_fixed(file: &[u8]) -> Result<Fixed, ParseError> {
         .checked_add(fixed.variable_header_size.get() as usize)
         .filter(|_| headers_start.is_multiple_of(8) && headers_start >= fixed_size)
         .ok_or(ParseError::BadVariableHeaderRange { offset: 8 })?;
-    let (fixed_bytes, variable) = file
-        .get(..fixed_size)
-        .zip(file.get(headers_start..headers_end))
+    let actual = checksum(file, fixed_size, headers_start..headers_end)
         .ok_or(ParseError::BadVariableHeaderRange { offset: 8 })?;
-    let (before, after) = fixed_bytes.split_at_checked(20).unwrap_or((fixed_bytes, &[]));
-    let actual = crc32(&[before, &[0; 4], after.get(4..).unwrap_or_default(), variable]);
     let stated = fixed.checksum.get();
     if actual != stated {
         return Err(ParseError::BadChecksum { offset: 20, stated, actual });
     }
     Ok(Fixed { revision, headers_start, headers_end })
+}
+
+/// The CRC over both kinds of headers, with zero in its own place.
+fn checksum(file: &[u8], fixed_size: usize, variable: Range<usize>) -> Option<u32> {
+    let (before, after) = file.get(..fixed_size)?.split_at_checked(20)?;
+    Some(crc32(&[before, &[0; 4], after.get(4..)?, file.get(variable)?]))
+}
+
+/// Makes size and checksum right in a file that was changed in place, where it has a place for them: for those who change files
+/// on purpose, to see what becomes of them.
+pub fn seal(file: &mut [u8]) {
+    let Ok(size) = u32::try_from(file.len()) else { return };
+    let Ok((fixed, _)) = layout::FixedHeader::mut_from_prefix(file) else { return };
+    fixed.total_file_size = size.into();
+    let fixed_size = match fixed.format_version.get() {
+        1 => size_of::<layout::FixedHeader>(),
+        _ => size_of::<layout::FixedHeader>() + size_of::<layout::FixedHeaderV2>(),
+    };
+    let start = fixed.variable_header_offset.get() as usize;
+    let end = start.saturating_add(fixed.variable_header_size.get() as usize);
+    let Some(value) = checksum(file, fixed_size, start..end) else { return };
+    if let Ok((fixed, _)) = layout::FixedHeader::mut_from_prefix(file) {
+        fixed.checksum = value.into();
+    }
 }
 
 /// What is known of parameter areas on the way through the directives: `None` once inserted.

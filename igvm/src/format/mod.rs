@@ -19,7 +19,7 @@ pub use directive::{
     RequiredMemory, VpContext,
 };
 pub use error::ParseError;
-pub use file::{Architecture, At, IgvmFile, PlatformImage, Revision};
+pub use file::{Architecture, At, IgvmFile, PlatformImage, Revision, seal};
 pub use initialization::{Initialization, PageTableRelocation, RelocatableRegion};
 pub use platform::{Platform, PlatformType};
 pub use raw::{Section, Unknown};
