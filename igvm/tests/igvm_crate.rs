@@ -3,10 +3,12 @@
 mod common;
 
 use common::{Guest, any_guest, igvm_crate_digest, portable_guest};
-use litebox_igvm::format::{Directive, IgvmFile};
+use litebox_igvm::format::{Directive, FileBuilder, IgvmFile, Initialization, Platform, Revision, Unknown};
 use litebox_igvm::load::measure;
 use litebox_igvm::profile::HostProfile;
 use proptest::prelude::*;
+
+type Change<'c> = &'c dyn Fn(&mut FileBuilder<'_>, &mut Platform);
 
 fn has_data(guest: &Guest) -> bool {
     // The crate refuses a file that ends with its headers, and never writes data for a page without.
@@ -52,10 +54,9 @@ proptest! {
 /// The crate refuses these as well; that it does is why they are rules.
 #[test]
 fn rules_of_the_crate_are_its_own() {
-    use litebox_igvm::format::{FileBuilder, Initialization, Platform, Revision, Unknown};
     let parses = |bytes: &[u8]| igvm::IgvmFile::new_from_binary(bytes, None).is_ok();
     let page = common::page_of(1);
-    let build = |change: &dyn Fn(&mut FileBuilder<'_>, &mut Platform)| {
+    let build = |change: Change<'_>| {
         let mut platform = Platform::sev_snp(1);
         let mut builder = FileBuilder::new(Revision::V1);
         change(&mut builder, &mut platform);
@@ -70,7 +71,7 @@ fn rules_of_the_crate_are_its_own() {
         violations.iter().any(|violation| violation.source == source)
     };
     assert!(parses(&build(&|_, _| {})) && !refused(&build(&|_, _| {})));
-    let changes: [&dyn Fn(&mut FileBuilder<'_>, &mut Platform); 3] =
+    let changes: [Change<'_>; 3] =
         [&|_, platform| platform.highest_vtl = 1, &|_, platform| platform.version = 2, &|builder, _| {
             builder.directive(Directive::Unknown(Unknown { header_type: 0x8000_03f0, body: &[1; 8] }));
         }];

@@ -123,7 +123,7 @@ impl Guest {
         };
         let slot = index as u64 ^ self.scatter;
         let hole = if self.scatter & 2 == 0 { 0 } else { 1 };
-        let in_pair = if slot % 2 == 0 { 8 - pages - hole } else { 8 };
+        let in_pair = if slot.is_multiple_of(2) { 8 - pages - hole } else { 8 };
         0x10_0000 + (slot / 2 * 16 + in_pair) * PAGE
     }
 
