@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::emulate::arguments::Emulate;
+
 /// Run one Linux program alone in a virtual machine, and what belongs to that.
 #[derive(Debug, Parser)]
 #[command(
@@ -27,6 +29,8 @@ pub struct Cli {
 pub enum Task {
     /// Run a Linux program in a virtual machine that holds our kernel and it, and nothing else
     RunSnp(Run),
+    /// Boot an SNP guest, from an IGVM file or a Linux kernel, in the SNP emulator
+    Emulate(Box<Emulate>),
     /// Say what this host can do and what to install
     Doctor(Doctor),
     /// Run every check and test that the README promises
@@ -224,7 +228,8 @@ fn environment(text: OsString) -> Result<OsString, String> {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+/// Parses a number of seconds, which may have a fraction.
+pub fn seconds(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a number of seconds above zero");
     let seconds: f64 = text.parse().map_err(|_| wrong())?;
     Duration::try_from_secs_f64(seconds).ok().filter(|time| !time.is_zero()).ok_or_else(wrong)

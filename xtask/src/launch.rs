@@ -1,40 +1,28 @@
 //! Starts a [`Machine`] in QEMU, carries its streams, and says how it ended.
 //!
 //! One thread per stream copies bytes, so that a slow reader of the output delays nothing but that output; the calling
-//! thread waits for events only. Invariant: QEMU never outlives the caller: it is killed when [`launch`] returns
-//! early, and by the Linux kernel (`PR_SET_PDEATHSIG`) when the caller dies. `run-snp`, `test` and `bench` all start their
-//! virtual machines here.
+//! thread waits for events only. Invariant: QEMU never outlives the caller. `run-snp`, `test` and `bench` all start their
+//! virtual machines here; `emulate` has machines of another kind.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::machine::{Accelerator, Machine, Streams};
 use crate::protocol::{Line, Parser, Verdict, status};
-
-/// Where the workload's standard input comes from.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// This process's own, until its end.
-    Inherit,
-    /// These bytes, then the end of file.
-    Bytes(Vec<u8>),
-}
+use crate::qemu::process::{self, Qemu};
+pub use crate::qemu::streams::Input;
+use crate::qemu::streams::{read_some, write_all};
 
 /// Where a stream of output goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,40 +143,6 @@ enum Stream {
     QemuErrors,
 }
 
-/// Kills QEMU when it goes out of scope.
-struct Qemu {
-    child: Child,
-    reaped: Option<ExitStatus>,
-}
-
-impl Qemu {
-    fn kill(&mut self) {
-        if self.reaped.is_none() {
-            // It may have exited by itself in the meantime; then there is nothing to kill.
-            let _ = self.child.kill();
-        }
-    }
-
-    fn reap(&mut self) -> Option<ExitStatus> {
-        if self.reaped.is_none() {
-            self.reaped = self.child.wait().ok();
-        }
-        self.reaped
-    }
-}
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        self.kill();
-        self.reap();
-    }
-}
-
-/// The signals that end a machine.
-fn ending_signals() -> SigSet {
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
-}
-
 /// Starts the machine and waits for its end.
 ///
 /// # Errors
@@ -211,46 +165,39 @@ pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
         manifest: manifest.as_raw_fd(),
     };
     if spec.handle_signals {
-        // Before any thread starts, so that each inherits the mask and only the one that waits takes them.
-        ending_signals().thread_block().context("cannot block signals")?;
+        process::block_signals()?;
     }
-    let mut command = Command::new(&spec.qemu);
-    command
-        .args(spec.machine.arguments(&streams))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
     let small_pages = spec.machine.accelerator == Accelerator::Tcg;
-    let inherited = [streams.serial, streams.stdin, streams.stdout, streams.stderr, streams.manifest];
+    let inherited = vec![streams.serial, streams.stdin, streams.stdout, streams.stderr, streams.manifest];
+    let arguments = spec.machine.arguments(&streams);
     let start = Instant::now();
-    let child = spawn(&mut command, inherited, small_pages)
-        .with_context(|| format!("cannot start {}", spec.qemu.display()))?;
-    let mut qemu = Qemu { child, reaped: None };
+    let mut qemu = Qemu::start(&spec.qemu, &arguments, inherited, small_pages)?;
     // QEMU's ends live in QEMU alone, or its death would not end the streams.
     drop((serial_qemu, stdin_qemu, stdout_qemu, stderr_qemu, manifest));
 
     let (events, inbox) = mpsc::channel();
-    let errors = qemu.child.stderr.take();
     carry_serial(serial, events.clone());
     carry_output(stdout, Stream::Stdout, spec.stdout, events.clone());
     carry_output(stderr, Stream::Stderr, spec.stderr, events.clone());
-    if let Some(errors) = errors {
-        carry_errors(errors, events.clone());
+    if let Some(errors) = qemu.take_errors() {
+        let events = events.clone();
+        thread::spawn(move || {
+            let said = process::read_errors(errors);
+            let _ = events.send(Event::Closed(Stream::QemuErrors, said));
+        });
     }
     // Half-closed at the end of input, and kept open until the end: QEMU takes a full close for "discard".
     let stdin_end = stdin.try_clone().context("cannot duplicate a socket")?;
-    carry_input(stdin, spec.stdin.clone());
+    let input = spec.stdin.clone();
+    thread::spawn(move || {
+        input.copy_to(&stdin);
+        let _ = stdin.shutdown(Shutdown::Write);
+    });
     if spec.handle_signals {
         let events = events.clone();
-        thread::spawn(move || {
-            while let Ok(signal) = ending_signals().wait() {
-                if events.send(Event::Signal(signal as i32)).is_err() {
-                    break;
-                }
-            }
-        });
+        process::watch_signals(move |signal| events.send(Event::Signal(signal)).is_ok());
     }
-    watch_exit(qemu.child.id(), events);
+    qemu.watch(move || drop(events.send(Event::QemuExited)));
 
     let mut wait = Wait {
         start,
@@ -274,7 +221,7 @@ pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
         (Some(forced), _) => forced,
         (None, None) => Ending::Vanished {
             booted: wait.timing.booted.is_some(),
-            qemu: describe_exit(exit, &String::from_utf8_lossy(&errors)),
+            qemu: process::describe_exit(exit, &errors),
         },
     };
     Ok(Outcome { ending, timing: wait.timing, stdout, stderr, log: wait.log })
@@ -356,36 +303,6 @@ impl Wait {
     }
 }
 
-/// Starts QEMU with these descriptors open in it.
-///
-/// `small_pages`: back the guest's memory by 4 KiB pages of the host's. Zeroing a huge page when the guest first touches it takes
-/// milliseconds, and a program that ends soon touches many in one place each; TCG gains nothing from them.
-fn spawn(command: &mut Command, inherited: [RawFd; 5], small_pages: bool) -> io::Result<Child> {
-    // A group of its own: Ctrl-C on the terminal is the launcher's to handle, not QEMU's.
-    command.process_group(0);
-    let parent = nix::unistd::getpid();
-    let prepare = move || {
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-        if small_pages {
-            nix::sys::prctl::set_thp_disable(true)?;
-        }
-        if nix::unistd::getppid() != parent {
-            return Err(io::Error::other("the launcher is gone"));
-        }
-        ending_signals().thread_unblock()?;
-        for fd in inherited {
-            // SAFETY: the caller keeps these descriptors open until after the fork.
-            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-            fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
-        }
-        Ok(())
-    };
-    // SAFETY: between fork and exec the closure makes system calls only (`prctl`, `getppid`, `sigprocmask`, `fcntl`), all
-    // async-signal-safe; it allocates only on the way to failing.
-    unsafe { command.pre_exec(prepare) };
-    command.spawn()
-}
-
 fn carry_serial(mut from: UnixStream, events: Sender<Event>) {
     thread::spawn(move || {
         let (mut parser, mut buffer) = (Parser::default(), vec![0; 4096]);
@@ -395,15 +312,6 @@ fn carry_serial(mut from: UnixStream, events: Sender<Event>) {
         }
         parser.finish(&mut send);
         let _ = events.send(Event::Closed(Stream::Serial, Vec::new()));
-    });
-}
-
-fn carry_errors(mut from: impl Read + Send + 'static, events: Sender<Event>) {
-    thread::spawn(move || {
-        let mut kept = Vec::new();
-        let _ = from.by_ref().take(64 * 1024).read_to_end(&mut kept);
-        let _ = io::copy(&mut from, &mut io::sink());
-        let _ = events.send(Event::Closed(Stream::QemuErrors, kept));
     });
 }
 
@@ -441,73 +349,4 @@ fn carry_output(mut from: UnixStream, stream: Stream, output: Output, events: Se
         }
         let _ = events.send(Event::Closed(stream, kept));
     });
-}
-
-fn carry_input(to: UnixStream, input: Input) {
-    thread::spawn(move || {
-        match input {
-            Input::Bytes(bytes) => drop((&to).write_all(&bytes)),
-            Input::Inherit => {
-                if let Ok(from) = nix::unistd::dup(io::stdin()) {
-                    let mut from = File::from(from);
-                    let mut buffer = vec![0; 64 * 1024];
-                    while let Some(bytes) = read_some(&mut from, &mut buffer) {
-                        if (&to).write_all(bytes).is_err() {
-                            break;
-                        }
-                    }
-                }
-            }
-        }
-        let _ = to.shutdown(Shutdown::Write);
-    });
-}
-
-/// Reports QEMU's end without reaping it, so that its process id stays ours to kill.
-fn watch_exit(pid: u32, events: Sender<Event>) {
-    thread::spawn(move || {
-        let pid = Pid::from_raw(pid as i32);
-        while let Err(nix::Error::EINTR) = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
-        }
-        let _ = events.send(Event::QemuExited);
-    });
-}
-
-/// The next bytes, or nothing at the end of the stream. A terminal or pipe may be in non-blocking mode, set by whoever shares
-/// it with us.
-fn read_some<'a>(from: &mut impl Read, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    loop {
-        match from.read(buffer) {
-            Ok(0) => return None,
-            Ok(n) => return buffer.get(..n),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                thread::sleep(Duration::from_millis(2))
-            }
-            Err(_) => return None,
-        }
-    }
-}
-
-fn write_all(mut to: &File, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match to.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                thread::sleep(Duration::from_millis(2))
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-fn describe_exit(exit: Option<ExitStatus>, errors: &str) -> String {
-    let exit = exit.map_or_else(|| "QEMU is gone".to_owned(), |exit| format!("QEMU ended with {exit}"));
-    match errors.trim() {
-        "" => exit,
-        errors => format!("{exit} and said:\n{errors}"),
-    }
 }

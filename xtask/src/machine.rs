@@ -77,7 +77,7 @@ const CONSOLE_SLOT: u32 = 0;
 const ROOT_SLOT: u32 = 1;
 
 /// Words in a QEMU option string are separated by commas; one that belongs to a value is doubled.
-fn escape_commas(path: &std::path::Path) -> OsString {
+pub fn escape_commas(path: &std::path::Path) -> OsString {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     let mut out = Vec::new();
     for &byte in path.as_os_str().as_bytes() {

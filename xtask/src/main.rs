@@ -1,10 +1,11 @@
-//! The one command line: run, test, bench, fuzz, doctor.
+//! The one command line: run, emulate, test, bench, fuzz, doctor.
 
 mod accel;
 mod app;
 mod bench;
 mod cli;
 mod doctor;
+mod emulate;
 mod fuzz;
 mod host;
 mod image;
@@ -34,6 +35,7 @@ fn main() {
     };
     let status = match cli.command {
         cli::Task::RunSnp(args) => run::run(&args),
+        cli::Task::Emulate(args) => emulate::emulate(&args),
         cli::Task::Doctor(args) => doctor::doctor(&args),
         cli::Task::Test(args) => test::test(&args),
         cli::Task::Bench(args) => bench::bench(&args),

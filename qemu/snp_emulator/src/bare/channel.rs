@@ -10,12 +10,18 @@ pub fn write(bytes: &[u8]) {
     }
 }
 
-/// The same for formatting; quotes and line ends inside a line are made harmless.
+/// The same for formatting what is inside a string of JSON: quotes and line ends are made harmless.
 pub struct Writer;
 
 impl fmt::Write for Writer {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        write(text.as_bytes());
+        for &byte in text.as_bytes() {
+            match byte {
+                b'"' | b'\\' => write(&[b'\\', byte]),
+                0..=31 => write(b" "),
+                _ => write(&[byte]),
+            }
+        }
         Ok(())
     }
 }

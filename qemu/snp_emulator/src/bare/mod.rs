@@ -189,6 +189,8 @@ fn power_off(status: u32) -> ! {
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     use core::fmt::Write;
-    let _ = writeln!(channel::Writer, "{{\"emulator_bug\":\"{info}\"}}");
+    channel::write(b"{\"emulator_bug\":\"");
+    let _ = write!(channel::Writer, "{info}");
+    channel::write(b"\"}\n");
     power_off(1)
 }

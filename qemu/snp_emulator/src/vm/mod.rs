@@ -315,6 +315,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         if vmsa == FIRST_VMSA {
             page = self.first_vmsa;
             self.started = self.hardware.tsc();
+            self.hardware.report(format!("{{\"started\":{}}}\n", self.started).as_bytes());
         } else {
             let spa = self.map.spa(vmsa).ok_or(Ending::NoMemory { gpa: vmsa, rip: 0 })?;
             self.memory.read(spa, &mut page);

@@ -1,4 +1,7 @@
-//! Finds QEMU, or installs it.
+//! QEMU: where it is, its process, and the streams of bytes from and to it.
+
+pub mod process;
+pub mod streams;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
