@@ -23,14 +23,6 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         let gpa = address & !c;
         let implied = info & (FETCH | TABLE_WALK) != 0;
         let private = !vmcb.paging() || address & c != 0 || implied;
-        if let Some(this) = self.cpus.get_mut(cpu) {
-            let (rip, at, times) = this.last_fault;
-            this.last_fault =
-                if (rip, at) == (vmcb.rip, address) { (rip, at, times + 1) } else { (vmcb.rip, address, 0) };
-            if times > SAME_FAULT_MAX {
-                return Next::End(Ending::Limit("a nested page fault that does not go away"));
-            }
-        }
         if !self.map.is_ram(gpa) {
             // Device memory or nothing: hardware reports it to the guest once the host has marked it so, as KVM does.
             return if private && vmcb.paging() && address & c != 0 {
@@ -38,6 +30,15 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             } else {
                 self.vc(cpu, vmcb, exit::NPF)
             };
+        }
+        // Of memory only: a guest may well use the same register of a device again and again.
+        if let Some(this) = self.cpus.get_mut(cpu) {
+            let (rip, at, times) = this.last_fault;
+            this.last_fault =
+                if (rip, at) == (vmcb.rip, address) { (rip, at, times + 1) } else { (vmcb.rip, address, 0) };
+            if times > SAME_FAULT_MAX {
+                return Next::End(Ending::Limit("a nested page fault that does not go away"));
+            }
         }
         let Some(spa) = self.map.spa(gpa) else { return self.vc(cpu, vmcb, exit::NPF) };
         let vmpl = self.cpus.get(cpu).map_or(0, |this| this.vmpl);
