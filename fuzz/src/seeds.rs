@@ -94,3 +94,75 @@ pub fn start_info() -> Vec<Vec<u8>> {
     }
     vec![[&0x40u32.to_le_bytes()[..], &memory].concat()]
 }
+
+/// One with everything that QEMU handles and an ID block, one with 2 MiB pages and headers of all kinds, one of version 2.
+pub fn igvm_file() -> Vec<Vec<u8>> {
+    use litebox_igvm::format::layout::SnpIdBlock;
+    use litebox_igvm::format::*;
+    use litebox_igvm::vmsa::{KVM_VMSA_GPA, Vmsa};
+    const MASK: u32 = 1;
+    let code = [0x90; 4096];
+    let vmsa = Vmsa::long_mode(0x1000, 0x2000).to_page();
+    let page = |gpa, data_type, data| PageData {
+        gpa,
+        compatibility_mask: MASK,
+        large: false,
+        unmeasured: false,
+        shared: false,
+        data_type,
+        data,
+    };
+    let mut block: SnpIdBlock = zerocopy::FromZeros::new_zeroed();
+    (block.compatibility_mask, block.version) = (MASK.into(), 1.into());
+    let area = |index, size| Directive::ParameterArea(ParameterArea { index, size, initial: None });
+    let insert =
+        |index, gpa| Directive::ParameterInsert(ParameterInsert { gpa, compatibility_mask: MASK, index });
+    let parameter = |index, kind, byte_offset| Directive::Parameter(Parameter { kind, index, byte_offset });
+    let context =
+        |gpa| Directive::VpContext(VpContext { gpa, compatibility_mask: MASK, vp_index: 0, data: &vmsa });
+    let policy = Initialization::GuestPolicy { policy: 0x3_0000, compatibility_mask: MASK };
+
+    let mut whole = FileBuilder::new(Revision::V1);
+    whole.platform(Platform::sev_snp(MASK)).initialization(policy);
+    for directive in [
+        area(0, 0x2000),
+        parameter(0, ParameterKind::VpCount, 0),
+        parameter(0, ParameterKind::MemoryMap, 0),
+        insert(0, 0x8000),
+        Directive::PageData(page(0x1000, PageDataType::Normal, Some(&code))),
+        Directive::PageData(page(0x2000, PageDataType::Normal, None)),
+        Directive::PageData(page(0x3000, PageDataType::Secrets, None)),
+        Directive::PageData(page(0x4000, PageDataType::CpuidData, Some(&code))),
+        Directive::RequiredMemory(RequiredMemory {
+            gpa: 0,
+            compatibility_mask: MASK,
+            size: 0x10_0000,
+            vtl2_protectable: false,
+        }),
+        Directive::SnpIdBlock(&block),
+        context(KVM_VMSA_GPA),
+    ] {
+        whole.directive(directive);
+    }
+
+    let mut odd = FileBuilder::new(Revision::V1);
+    odd.platform(Platform::sev_snp(MASK))
+        .platform(Platform { platform_type: PlatformType::Native, ..Platform::sev_snp(2) });
+    odd.initialization(policy).initialization(Initialization::CorimDocument {
+        compatibility_mask: MASK,
+        document: b"\xd9\x01\xf5",
+    });
+    for directive in [
+        Directive::PageData(PageData { large: true, ..page(0x20_0000, PageDataType::Normal, None) }),
+        Directive::PageData(PageData { shared: true, ..page(0x1000, PageDataType::Normal, Some(&code)) }),
+        Directive::ErrorRange(ErrorRange { gpa: 0x3000, compatibility_mask: 2, size: 0x1000 }),
+        Directive::Unknown(Unknown { header_type: 0x8000_03f0, body: &[1, 2, 3] }),
+        context(0x5000),
+    ] {
+        odd.directive(directive);
+    }
+
+    let mut second = FileBuilder::new(Revision::V2(Architecture::X64));
+    second.platform(Platform::sev_snp(MASK)).initialization(policy).page(MASK, 0x1000, &code);
+    [whole, odd, second].iter().map(|builder| builder.write().expect("a seed that is valid")).collect()
+}

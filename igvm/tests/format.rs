@@ -227,6 +227,17 @@ fn indices_and_platforms_are_used_once() {
 }
 
 #[test]
+fn a_flag_of_an_id_block_is_0_or_1() {
+    use litebox_igvm::format::layout::SnpIdBlock;
+    let mut block: SnpIdBlock = zerocopy::FromZeros::new_zeroed();
+    (block.compatibility_mask, block.author_key_enabled) = (1.into(), 4);
+    let mut builder = FileBuilder::new(Revision::V1);
+    builder.platform(Platform::sev_snp(1)).directive(Directive::SnpIdBlock(&block));
+    let error = litebox_igvm::format::WriteError::Invalid(ParseError::ReservedNotZero { offset: 48 });
+    assert_eq!(builder.write().unwrap_err(), error);
+}
+
+#[test]
 fn unknown_headers_are_kept() {
     let unknown = |header_type| Unknown { header_type, body: b"seven b" };
     let mut builder = FileBuilder::new(Revision::V1);

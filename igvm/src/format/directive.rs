@@ -321,7 +321,8 @@ impl<'a> Directive<'a> {
             header_type::SNP_ID_BLOCK => {
                 let body: &layout::SnpIdBlock = raw.body()?;
                 raw.check_reserved(
-                    body.reserved == [0; 3]
+                    body.author_key_enabled <= 1
+                        && body.reserved == [0; 3]
                         && body.id_public_key.reserved == 0
                         && body.author_public_key.reserved == 0,
                 )?;

@@ -1,5 +1,7 @@
 //! What no SNP host can load, whoever wrote it.
 
+use zerocopy::IntoBytes;
+
 use super::Check;
 use crate::format::{Directive, Initialization};
 
@@ -42,7 +44,8 @@ pub(super) fn guest_policy(check: &mut Check<'_, '_>) {
     }
 }
 
-/// SNP firmware ABI (56860), SNP_LAUNCH_FINISH takes one ID block, of version 1.
+/// SNP firmware ABI (56860), SNP_LAUNCH_FINISH takes one ID block, of version 1. IGVM_VHS_SNP_ID_BLOCK: an author key that is not
+/// enabled is zero; QEMU looks at the key alone (`backends/igvm.c`, `target/i386/sev.c`).
 pub(super) fn id_block(check: &mut Check<'_, '_>) {
     const SOURCE: &str = "SNP firmware ABI, ID Block Structure";
     let blocks: alloc::vec::Vec<_> = check
@@ -55,6 +58,15 @@ pub(super) fn id_block(check: &mut Check<'_, '_>) {
         .collect();
     for (index, (offset, block)) in blocks.into_iter().enumerate() {
         check.fail_unless(index == 0, offset, SOURCE, "a second ID block: keep one");
+        let author_key_is_zero = block.author_key_algorithm == 0
+            && block.author_public_key.as_bytes().iter().all(|&byte| byte == 0)
+            && block.author_key_signature.as_bytes().iter().all(|&byte| byte == 0);
+        check.fail_unless(
+            block.author_key_enabled != 0 || author_key_is_zero,
+            offset,
+            "IGVM specification, IGVM_VHS_SNP_ID_BLOCK",
+            "an author key that is not enabled, which QEMU would use all the same: enable it or clear its fields",
+        );
         let version = block.version.get();
         check.fail_unless(
             version == 1,

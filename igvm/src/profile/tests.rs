@@ -258,6 +258,12 @@ fn id_blocks() {
     }));
     assert_eq!(refusers(|d| d.before.push(Directive::SnpIdBlock(block))), [""; 0]);
     assert_eq!(refusers(|d| d.before.extend([Directive::SnpIdBlock(block); 2])), EVERYONE);
+    let mut hidden = *block;
+    hidden.author_public_key.curve = 2.into();
+    let hidden: &'static SnpIdBlock = Box::leak(Box::new(hidden));
+    assert_eq!(refusers(|d| d.before.push(Directive::SnpIdBlock(hidden))), EVERYONE);
+    let enabled: &'static SnpIdBlock = Box::leak(Box::new(SnpIdBlock { author_key_enabled: 1, ..*hidden }));
+    assert_eq!(refusers(|d| d.before.push(Directive::SnpIdBlock(enabled))), [""; 0]);
     let old: &'static SnpIdBlock = Box::leak(Box::new(SnpIdBlock { version: 0.into(), ..*block }));
     assert_eq!(refusers(|d| d.before.push(Directive::SnpIdBlock(old))), EVERYONE);
 }
