@@ -3,9 +3,16 @@
 //! A target is a function of bytes that panics when an invariant does not hold: that nothing untrusted may panic is the
 //! least of them, the rest is what the code behind the parser relies on. The same bytes take the same path in every run.
 
+use litebox_core::platform::hosted::Ended;
 use std::path::PathBuf;
 
+pub mod device;
+pub mod image;
+pub mod machine;
 pub mod seeds;
+
+#[path = "../../xtask/src/protocol.rs"]
+pub mod protocol;
 
 pub use libfuzzer_sys::fuzz_target;
 
@@ -20,8 +27,15 @@ macro_rules! target {
     };
 }
 
-/// Writes the seeds where they are asked for. libFuzzer reads the corpus after this.
+/// Lets a machine end without ending the fuzzer, and writes the seeds where they are asked for. libFuzzer reads the corpus after this.
 pub fn start(seeds: fn() -> Vec<Vec<u8>>) {
+    let abort = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        // The end of a hosted machine is no panic.
+        if !info.payload().is::<Ended>() {
+            abort(info);
+        }
+    }));
     let Some(directory) = std::env::var_os(SEEDS).map(PathBuf::from) else { return };
     let written = std::fs::create_dir_all(&directory).and_then(|()| {
         seeds()

@@ -1,6 +1,10 @@
 //! Seeds: small inputs that are as they should be, from which a fuzzer finds its way to those that are not.
 
+use crate::image::tree::{Attributes, Bytes, Kind, Node, Tree};
+use crate::image::writer;
+use crate::machine::to_sparse;
 use litebox_core::manifest::{LogLevel, Manifest, Root, StreamKind};
+use std::collections::BTreeMap;
 
 /// Puts bytes somewhere into a buffer.
 fn put(into: &mut [u8], at: usize, bytes: &[u8]) {
@@ -165,4 +169,194 @@ pub fn igvm_file() -> Vec<Vec<u8>> {
     let mut second = FileBuilder::new(Revision::V2(Architecture::X64));
     second.platform(Platform::sev_snp(MASK)).initialization(policy).page(MASK, 0x1000, &code);
     [whole, odd, second].iter().map(|builder| builder.write().expect("a seed that is valid")).collect()
+}
+
+/// Images of a small tree, of an empty one, and of one with many names.
+pub fn erofs() -> Vec<Vec<u8>> {
+    let scratch = std::env::temp_dir().join(format!("litebox-fuzz-{}", std::process::id()));
+    let contents = scratch.join("contents");
+    std::fs::create_dir_all(&scratch).expect("a temporary directory");
+    std::fs::write(&contents, [b'x'; 4100]).expect("a temporary file");
+    let attributes = Attributes { mode: 0o755, uid: 1, gid: 2, mtime: (77, 5) };
+    let bytes = |size| Kind::File(Bytes { file: contents.clone(), offset: 0, size });
+    let kinds = |size| {
+        vec![
+            (&b"file"[..], bytes(size)),
+            (b"link", Kind::Symlink(b"dir/../file".to_vec())),
+            (b"dir", Kind::Directory(BTreeMap::new())),
+            (b"null", Kind::Character(1, 3)),
+            (b"fifo", Kind::Fifo),
+            (b"loop", Kind::Symlink(b"loop".to_vec())),
+        ]
+    };
+    let tree_of = |kinds: Vec<(&[u8], Kind)>| {
+        let mut tree = Tree::new(attributes);
+        for (name, kind) in kinds {
+            let node = tree.add(Node { kind, attributes });
+            tree.link(0, name, node).expect("a name that a file can have");
+        }
+        if let Some(directory) = tree.child(0, b"dir") {
+            for (name, kind) in [(&b"inner"[..], bytes(10)), (b"up", Kind::Symlink(b"..".to_vec()))] {
+                let node = tree.add(Node { kind, attributes });
+                tree.link(directory, name, node).expect("a name that a file can have");
+                tree.link(0, &[b"hard-", name].concat(), node).expect("the same");
+            }
+        }
+        tree
+    };
+    let mut many = Tree::new(attributes);
+    for i in 0..60 {
+        let node = many.add(Node { kind: Kind::Fifo, attributes });
+        many.link(0, format!("{i:0100}").as_bytes(), node).expect("a name that a file can have");
+    }
+    let trees = [tree_of(Vec::new()), tree_of(kinds(10)), tree_of(kinds(4100)), many];
+    let file = scratch.join("image");
+    let seeds = trees.iter().map(|tree| {
+        let written = writer::write(tree, &file, &mut |_, _| {}).expect("an image can be written");
+        let mut image = std::fs::read(&file).expect("the file just written");
+        image.truncate(written.data_blocks as usize * 4096);
+        to_sparse(&image)
+    });
+    let seeds = seeds.collect();
+    // What stays is a temporary file.
+    let _ = std::fs::remove_dir_all(&scratch);
+    seeds
+}
+
+/// Reads of images with and without a tree; a flipped byte in data and in the tree, another block served, a failing device.
+pub fn verity() -> Vec<Vec<u8>> {
+    let flip = |block: u16| [&[0][..], &block.to_le_bytes(), &[9, 0, 0x80]].concat();
+    let read = |block: u16| [&[4][..], &block.to_le_bytes()].concat();
+    vec![
+        [vec![0, 0], read(0), read(1)].concat(),
+        [vec![4, 0], read(0), read(128), read(127), read(5)].concat(),
+        [vec![5, 0], read(399), flip(200), read(3), read(200)].concat(),
+        [vec![5, 0], flip(402), read(0), vec![3], read(0)].concat(),
+        [vec![3, 0], vec![1, 7, 0, 8, 0], read(7), vec![2, 1], read(9), read(90)].concat(),
+        vec![2, 1, 3],
+    ]
+}
+
+/// What a kernel says, whole and broken; the first byte says where it is cut.
+pub fn protocol() -> Vec<Vec<u8>> {
+    let whole: &[u8] = b"\x03log\r\n\x1ebooted\nmore\n\x1eexited 3\n";
+    let words = [
+        "exited 255",
+        "exited -1",
+        "signaled 11",
+        "signaled 65",
+        "not-executable truncated",
+        "not-found /bin/x",
+        "bad-launch why",
+        "host-attack BadRing what",
+        "kernel-bug panicked",
+        "what",
+    ];
+    let all: String = words.iter().map(|word| format!("\u{1e}{word}\n")).collect();
+    vec![whole.to_vec(), [&[0][..], all.as_bytes()].concat(), b"\x10\xff\xfe\x1e\n\x1ebooted".to_vec()]
+}
+
+/// An archive with every kind of entry that is read, one that leads out, one of long names.
+pub fn archive() -> Vec<Vec<u8>> {
+    let archive = |entries: &[(tar::EntryType, &str, &str)]| {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (kind, name, text) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(0o755);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(1);
+            let linked = matches!(kind, tar::EntryType::Link | tar::EntryType::Symlink);
+            header.set_size(if linked { 0 } else { text.len() as u64 });
+            let done = if linked {
+                builder.append_link(&mut header, name, text)
+            } else {
+                builder.append_data(&mut header, name, text.as_bytes())
+            };
+            done.expect("memory can be written");
+        }
+        builder.into_inner().expect("memory can be written")
+    };
+    use tar::EntryType as E;
+    let long = "d/".repeat(90) + "name";
+    vec![
+        archive(&[
+            (E::Directory, "bin", ""),
+            (E::Regular, "bin/sh", "contents"),
+            (E::Link, "bin/hard", "bin/sh"),
+            (E::Symlink, "link", "bin/sh"),
+            (E::Fifo, "fifo", ""),
+            (E::Char, "null", ""),
+        ]),
+        archive(&[(E::Regular, "a", "x"), (E::Directory, "a", ""), (E::Link, "a/b", "a")]),
+        archive(&[(E::Regular, &long, "x"), (E::Symlink, "l", &long)]),
+    ]
+}
+
+/// The device's greeting, a directory of one item, and the item; the same refused, late, and too long.
+pub fn fw_cfg() -> Vec<Vec<u8>> {
+    let mut entry = vec![0; 64];
+    put(&mut entry, 0, &5u32.to_be_bytes());
+    put(&mut entry, 4, &0x21u16.to_be_bytes());
+    put(&mut entry, 8, b"opt/org.litebox/manifest");
+    let greeting = b"QEMU\x02".to_vec();
+    let count = [&1u32.to_be_bytes()[..], &[0]].concat();
+    let late = [&1u32.to_be_bytes()[..], &[0xfe, 2, 0, 0, 0, 0, 1]].concat();
+    let mut huge = entry.clone();
+    put(&mut huge, 0, &0x1_0001u32.to_be_bytes());
+    let done = vec![0];
+    vec![
+        [greeting.clone(), count.clone(), entry.clone(), done.clone(), b"hello\0".to_vec()].concat(),
+        [greeting.clone(), late, entry.clone(), done.clone(), b"hello\xff".to_vec()].concat(),
+        [greeting, count, huge, done].concat(),
+    ]
+}
+
+/// Chains that are posted, completed, completed twice.
+pub fn queue() -> Vec<Vec<u8>> {
+    let post = [0, 2, 10, 0, 0, 0, 1, 20, 0, 0, 0, 1];
+    let done = |slot: u8, id: u8, len: u8, index: u8| [2, slot, id, len, 0, index];
+    vec![
+        [&[2][..], &post, &done(0, 0, 10, 1), &[3], &post, &[3]].concat(),
+        [&[3][..], &post, &post, &done(0, 0, 30, 2), &done(1, 0, 30, 2), &[3, 3]].concat(),
+        [&[0][..], &[0, 1, 4, 0, 0, 0, 1], &done(0, 0, 4, 1), &[3, 3]].concat(),
+    ]
+}
+
+/// A disk that answers, with registers as they should be, and one that lies.
+pub fn blk() -> Vec<Vec<u8>> {
+    // Bytes that are not 0xff let registers be honest; there are about a dozen reads before the first request.
+    let honest = [0; 14];
+    let serve = [0, 0, 7, 7];
+    vec![
+        [&honest[..], &[3, 1], &serve, &[9, 2], &serve].concat(),
+        [&honest[..], &[3, 1], &[8, 0, 0, 0, 1, 16, 0, 0]].concat(),
+        [&honest[..], &[0, 40], &serve.repeat(4)].concat(),
+        [&[0, 0, 0, 0xff][..], &[1; 8], &serve].concat(),
+    ]
+}
+
+/// A console that is written to and read from, by an honest device and by one that is not.
+pub fn console() -> Vec<Vec<u8>> {
+    let honest = [0; 24];
+    let (write, read) = ([0, 100, 0], [2, 50, 0]);
+    let control = [7, 2, 1, 0, 0, 0, 6, 0, 0, 0, 8];
+    let typed = [0, 4, b'x'];
+    vec![
+        [&honest[..], &write, &[0, 7], &read, &typed, &read, &control, &read].concat(),
+        [&honest[..], &[5, 0, 0], &control, &[3, 0, 0], &read, &[4, 0, 0], &[8, 7, 9, 0, 1, 0, 0, 0]]
+            .concat(),
+        [&honest[..], &[0, 0xff, 0xff], &[0, 7].repeat(40), &[4, 0, 0]].concat(),
+    ]
+}
+
+/// Trees that are made, moved and removed.
+pub fn paths() -> Vec<Vec<u8>> {
+    vec![
+        vec![0, 1, 0, 0, 2, 0, 1, 1, 1, 3, 2, 0, 1, 12, 1, 3, 4, 1, 0, 1, 2, 0],
+        vec![0, 1, 0, 7, 1, 0, 0, 1, 1, 9, 2, 6, 0, 1, 9, 2, 1, 6, 0, 3, 1, 1, 1],
+        vec![2, 1, 11, 2, 2, 10, 0, 6, 2, 10, 0, 0, 2, 10, 1, 8, 2, 10, 0, 0x42, 0, 0, 0, 3, 2, 10, 0, 0],
+        vec![1, 1, 3, 1, 3, 1, 1, 4, 2, 3, 4, 12, 1, 3, 12, 1, 4, 9, 1, 4, 3],
+    ]
 }

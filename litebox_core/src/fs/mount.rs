@@ -114,6 +114,17 @@ pub struct MountTable {
     all: Mutex<Vec<Arc<Mount>>>,
 }
 
+impl Drop for MountTable {
+    /// A mount and what hangs over it hold each other; the end of the table is the end of that.
+    fn drop(&mut self) {
+        for mount in self.all.get_mut().drain(..) {
+            mount.child_count.store(0, Ordering::Relaxed);
+            let children = core::mem::take(&mut *mount.children.lock());
+            drop(children);
+        }
+    }
+}
+
 impl MountTable {
     /// A table with `root` as the file system at `/`.
     pub fn new(root: Arc<dyn Inode>, kind: &'static str, options: &'static str) -> MountTable {
@@ -165,5 +176,28 @@ impl MountTable {
     /// All mounts, oldest first.
     pub fn all(&self) -> Vec<Arc<Mount>> {
         self.all.lock().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::testing::TestHost;
+    use crate::fs::tmpfs::Tmpfs;
+    use crate::fs::{DeviceId, FsContext, NewNode, ops};
+
+    #[test]
+    fn a_table_that_is_dropped_leaves_nothing() {
+        let host = TestHost::leak(64);
+        let new = |minor| Tmpfs::new(host, DeviceId::new(0, minor), None, None, 10).unwrap();
+        let ((below, root), (above, over)) = (new(20), new(21));
+        let table = MountTable::new(root, "tmpfs", "rw");
+        let context = FsContext::new(table.root());
+        ops::make(&context, &context.cwd, b"m", NewNode::Directory, 0o777).unwrap();
+        let place = ops::resolve(&context, &context.cwd, b"m", true).unwrap();
+        table.mount(place, over, "tmpfs", "rw").unwrap();
+        assert!(Arc::strong_count(&below) > 1 && Arc::strong_count(&above) > 1);
+        drop((context, table));
+        assert_eq!((Arc::strong_count(&below), Arc::strong_count(&above)), (1, 1));
     }
 }

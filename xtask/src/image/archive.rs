@@ -2,7 +2,7 @@
 //!
 //! A name that leads out of the tree (`..`) is refused. What comes later in an archive replaces what came before, as tar has it.
 
-use super::tree::{Attributes, Bytes, Kind, Node, Tree};
+use super::tree::{Attributes, Bytes, Kind, LINK_MAX, Node, Tree};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -29,13 +29,18 @@ pub fn from_tar(path: &Path, scratch: &Path) -> Result<Tree> {
     .collect();
     let name = path.canonicalize()?;
     tree.note(&[b"tar", name.as_os_str().as_encoded_bytes(), &numbers]);
-    let mut archive = tar::Archive::new(BufReader::new(File::open(&plain)?));
-    let broken = || format!("{} is no tar archive that can be read", path.display());
-    for entry in archive.entries().with_context(broken)? {
-        let entry = entry.with_context(broken)?;
-        add(&mut tree, &entry, &plain).with_context(broken)?;
-    }
+    let from = BufReader::new(File::open(&plain)?);
+    read(&mut tree, from, &plain)
+        .with_context(|| format!("{} is no tar archive that can be read", path.display()))?;
     Ok(tree)
+}
+
+/// Adds what an uncompressed archive, whose bytes come from `from` and are also in the file `plain`, holds.
+pub fn read(tree: &mut Tree, from: impl Read, plain: &Path) -> Result<()> {
+    for entry in tar::Archive::new(from).entries()? {
+        add(tree, &entry?, plain)?;
+    }
+    Ok(())
 }
 
 /// The archive itself, or a decompressed copy.
@@ -97,13 +102,23 @@ fn add<R: Read>(tree: &mut Tree, entry: &tar::Entry<'_, R>, plain: &Path) -> Res
             })
         }
         EntryType::Directory => Kind::Directory(BTreeMap::new()),
-        EntryType::Symlink => Kind::Symlink(target()?),
+        EntryType::Symlink => {
+            let to = target()?;
+            if to.is_empty() || to.len() > LINK_MAX || to.contains(&0) {
+                bail!("{:?}: a symbolic link to what no path can be", String::from_utf8_lossy(&path));
+            }
+            Kind::Symlink(to)
+        }
         EntryType::Link => {
             let to = target()?;
             let node = self::parts(&to)?.iter().try_fold(0, |at, name| tree.child(at, name));
             let node = node.with_context(|| {
                 format!("hard link to {:?}, which is not there", String::from_utf8_lossy(&to))
             })?;
+            // Linux has none either: a directory could be in itself, and a walk without end.
+            if matches!(tree.nodes[node].kind, Kind::Directory(_)) {
+                bail!("hard link to {:?}, which is a directory", String::from_utf8_lossy(&to));
+            }
             let Some((name, parents)) = parts.split_last() else { bail!("a hard link without a name") };
             let parent = tree.directory(parents)?;
             return tree.link(parent, name, node);

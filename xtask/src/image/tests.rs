@@ -221,3 +221,63 @@ fn archives_and_directories_give_the_same_tree() {
     assert_eq!(from_archive.resolve(b"/bin/program"), from_archive.resolve(b"/bin/other"));
     assert_eq!(from_archive.resolve(b"/no"), None);
 }
+
+/// An archive in memory: kind, name, and contents or target.
+fn tar_of(entries: &[(tar::EntryType, &str, &str)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (kind, name, text) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(*kind);
+        header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(0);
+        if matches!(kind, tar::EntryType::Link | tar::EntryType::Symlink) {
+            builder.append_link(&mut header, name, text).unwrap();
+        } else {
+            header.set_size(text.len() as u64);
+            builder.append_data(&mut header, name, text.as_bytes()).unwrap();
+        }
+    }
+    builder.into_inner().unwrap()
+}
+
+fn from_archive(bytes: &[u8]) -> Result<Tree> {
+    let mut tree = Tree::new(Attributes::default());
+    super::archive::read(&mut tree, bytes, Path::new("archive")).map(|()| tree)
+}
+
+#[test]
+fn an_archive_cannot_put_a_directory_into_itself() {
+    use tar::EntryType as E;
+    for target in ["a", "a/c", "."] {
+        let archive = tar_of(&[(E::Directory, "a/c", ""), (E::Link, "a/b", target)]);
+        let error = from_archive(&archive).expect_err(target);
+        assert!(format!("{error:#}").contains("is a directory"), "{target}: {error:#}");
+    }
+    let archive = tar_of(&[(E::Regular, "a", "x"), (E::Link, "b", "a")]);
+    assert_eq!(from_archive(&archive).unwrap().reachable(), [(0, 2), (1, 2)]);
+}
+
+/// An extended header (`pax(1)`) for the entry that follows it.
+fn pax(key: &str, value: &str) -> String {
+    let record = format!(" {key}={value}\n");
+    let len = (1..).find(|len| format!("{len}{record}").len() == *len).unwrap();
+    format!("{len}{record}")
+}
+
+#[test]
+fn names_and_targets_that_no_file_has_are_refused() {
+    use tar::EntryType as E;
+    let named = |name: &str| tar_of(&[(E::XHeader, "x", &pax("path", name)), (E::Regular, "n", "x")]);
+    let linked = |to: &str| tar_of(&[(E::XHeader, "x", &pax("linkpath", to)), (E::Symlink, "n", "t")]);
+    assert!(from_archive(&named("plain")).unwrap().resolve(b"/plain").is_some());
+    assert!(from_archive(&linked(&"t".repeat(4095))).is_ok());
+    for name in ["a\0b", "d/\0", "../a", &"n".repeat(256)] {
+        from_archive(&named(name)).expect_err(name);
+    }
+    for target in ["a\0b", "", &"t".repeat(4096)] {
+        from_archive(&linked(target)).expect_err(target);
+    }
+}

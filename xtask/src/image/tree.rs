@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// The longest file name.
 pub const NAME_MAX: usize = 255;
+/// The longest target of a symbolic link.
+pub const LINK_MAX: usize = 4095;
 
 /// Where a file's bytes are.
 #[derive(Clone, Debug)]
@@ -102,7 +104,8 @@ impl Tree {
 
     /// Names `node` in directory `parent`; what had the name before has it no more.
     pub fn link(&mut self, parent: usize, name: &[u8], node: usize) -> Result<()> {
-        if name.is_empty() || name.len() > NAME_MAX || name == b"." || name == b".." {
+        let reserved = [&b""[..], b".", b".."].contains(&name) || name.iter().any(|b| b"/\0".contains(b));
+        if reserved || name.len() > NAME_MAX {
             bail!("{:?}: a name that no file can have", OsStr::from_bytes(name));
         }
         match &mut self.nodes[parent].kind {

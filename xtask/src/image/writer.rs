@@ -302,7 +302,7 @@ fn copy(bytes: &Bytes, out: &mut BlockWriter<impl Write>) -> Result<()> {
 }
 
 /// Writes dm-verity's superblock and hash tree, the root's level first; returns the root hash.
-fn write_tree(out: &mut impl Write, hashes: Vec<Hash>) -> Result<Hash> {
+pub fn write_tree(out: &mut impl Write, hashes: Vec<Hash>) -> Result<Hash> {
     let data_blocks = hashes.len() as u64;
     let mut algorithm = [0; 32];
     algorithm[..6].copy_from_slice(b"sha256");

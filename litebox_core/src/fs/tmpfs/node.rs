@@ -237,7 +237,8 @@ impl Node {
         }
         directory.set(name, Child::Node(node.clone()));
         self.touch(&mut state);
-        state.nlink += u32::from(node.file_type == FileType::Directory);
+        // An image may have said anything.
+        state.nlink = state.nlink.saturating_add(u32::from(node.file_type == FileType::Directory));
         drop(state);
         node.state.lock().parent = Some((self.me.clone(), name.into()));
         Ok(())

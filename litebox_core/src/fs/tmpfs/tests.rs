@@ -26,7 +26,9 @@ impl Lower for OneFile {
             _ => return Err(Errno::EIO),
         };
         let (mtime, rdev) = (Timestamp::default(), DeviceId::default());
-        Ok(LowerMetadata { file_type, mode: 0o755, uid: 0, gid: 0, nlink: 1, size, mtime, rdev })
+        // What an image says of a directory's links is nobody's to check.
+        let nlink = if file_type == FileType::Directory { u32::MAX } else { 1 };
+        Ok(LowerMetadata { file_type, mode: 0o755, uid: 0, gid: 0, nlink, size, mtime, rdev })
     }
     fn lookup(&self, dir: LowerId, name: &[u8]) -> Result<Option<LowerId>> {
         let mut found = None;
@@ -117,6 +119,15 @@ fn lower_files_are_read_changed_removed() {
     assert_eq!(names(&context, b"/a").len(), 4);
     drop(file);
     assert_eq!(fs.usage().0, 0);
+}
+
+#[test]
+fn a_directory_of_the_image_takes_new_directories_whatever_its_link_count() {
+    let (_fs, context) = layered();
+    for path in [&b"/d"[..], b"/a/d"] {
+        ops::make(&context, &context.cwd, path, NewNode::Directory, 0o777).unwrap();
+        ops::unlink(&context, &context.cwd, path, true).unwrap();
+    }
 }
 
 #[test]
