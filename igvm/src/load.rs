@@ -8,7 +8,6 @@
 //! * QEMU collects a run of adjacent pages and adds it when a page comes that does not continue the run; a PARAMETER_INSERT is
 //!   added at once, and thereby before the run (`backends/igvm.c`, `qigvm_process_mem_page`).
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
@@ -20,7 +19,7 @@ use crate::format::{
 };
 use crate::parameter::MAX_PARAMETER_BYTES;
 use crate::profile::{HostProfile, Violation};
-use crate::vmsa::{KVM_VMSA_GPA, Vmsa};
+use crate::vmsa::KVM_VMSA_GPA;
 use crate::{LARGE_PAGE_SIZE, PAGE_SIZE};
 
 /// Pages of 4 KiB that a plan may give to the PSP: 4 GiB. At a millisecond each nobody waits for more.
@@ -47,8 +46,8 @@ pub enum LoadOp<'a> {
         gpa: u64,
         /// Which CPU.
         vp_index: u16,
-        /// Its registers.
-        vmsa: Box<Vmsa>,
+        /// Its registers, see [`Vmsa`](crate::vmsa::Vmsa).
+        vmsa: &'a [u8; PAGE_SIZE],
     },
     /// A page that the host can see; not measured.
     Shared {
@@ -214,7 +213,7 @@ impl<'a> Sequencer<'a> {
         self.run_end = Some((header, page));
     }
 
-    fn vmsa(&mut self, gpa: u64, vp_index: u16, vmsa: Box<Vmsa>) {
+    fn vmsa(&mut self, gpa: u64, vp_index: u16, vmsa: &'a [u8; PAGE_SIZE]) {
         if self.profile.is_kvm() {
             self.vmsas.push(LoadOp::Vmsa { gpa: KVM_VMSA_GPA, vp_index, vmsa });
         } else {
@@ -292,7 +291,7 @@ impl<'a> LoadPlan<'a> {
                     if !profile.is_kvm() {
                         given.launch(offset, context.gpa, PAGE_SIZE as u64)?;
                     }
-                    sequence.vmsa(context.gpa, context.vp_index, Box::new(Vmsa::from_page(page)));
+                    sequence.vmsa(context.gpa, context.vp_index, page);
                 }
                 Directive::RequiredMemory(memory) => {
                     let (gpa, size) = (memory.gpa, memory.size.into());
@@ -338,7 +337,7 @@ impl LoadOp<'_> {
                 let data: Option<&[u8; PAGE_SIZE]> = data.and_then(|data| data.try_into().ok());
                 digest.page(*page_type, *gpa, data, false, none);
             }
-            Self::Vmsa { gpa, vmsa, .. } => digest.vmsa(*gpa, &vmsa.to_page()),
+            Self::Vmsa { gpa, vmsa, .. } => digest.vmsa(*gpa, vmsa),
             Self::ParameterInsert { gpa, size, .. } => {
                 for page in 0..size / PAGE_SIZE as u64 {
                     let gpa = gpa.wrapping_add(page * PAGE_SIZE as u64);

@@ -18,9 +18,9 @@ pub(super) fn check(check: &mut Check<'_, '_>) {
 /// of the first CPU, at the address where KVM will measure it.
 fn one_context(check: &mut Check<'_, '_>) {
     const SOURCE: &str = "Linux arch/x86/kvm/svm/sev.c, snp_launch_update_vmsa";
-    let contexts = check.contexts();
-    check.fail_unless(contexts.len() == 1, 0, SOURCE, format!("{} VP contexts: must be one", contexts.len()));
-    for (at, _) in contexts {
+    let count = check.contexts().count();
+    check.fail_unless(count == 1, 0, SOURCE, format!("{count} VP contexts: must be one"));
+    for (at, _) in check.contexts() {
         check.fail_unless(
             at.header.vp_index == 0,
             at.offset,

@@ -109,6 +109,9 @@ impl fmt::Display for Violation {
     }
 }
 
+/// More than anybody reads. A hostile file could break a rule with every eight bytes.
+const MAX_VIOLATIONS: usize = 256;
+
 /// A check under way.
 struct Check<'f, 'a> {
     file: &'f IgvmFile<'a>,
@@ -118,7 +121,9 @@ struct Check<'f, 'a> {
 
 impl<'a> Check<'_, 'a> {
     fn fail(&mut self, offset: usize, source: &'static str, what: impl Into<String>) {
-        self.violations.push(Violation { offset, source, what: what.into() });
+        if self.violations.len() < MAX_VIOLATIONS {
+            self.violations.push(Violation { offset, source, what: what.into() });
+        }
     }
 
     fn fail_unless(&mut self, ok: bool, offset: usize, source: &'static str, what: impl Into<String>) {
@@ -128,17 +133,14 @@ impl<'a> Check<'_, 'a> {
     }
 
     /// The VP contexts of the SNP platform, and their save areas.
-    fn contexts(&self) -> Vec<(At<VpContext<'a>>, Vmsa)> {
-        self.image
-            .directives()
-            .filter_map(|at| match at.header {
-                Directive::VpContext(context) => {
-                    let vmsa = Vmsa::from_page(context.vmsa()?);
-                    Some((At { offset: at.offset, header: context }, vmsa))
-                }
-                _ => None,
-            })
-            .collect()
+    fn contexts(&self) -> impl Iterator<Item = (At<VpContext<'a>>, Vmsa)> + use<'a> {
+        self.image.directives().filter_map(|at| match at.header {
+            Directive::VpContext(context) => {
+                let vmsa = Vmsa::from_page(context.vmsa()?);
+                Some((At { offset: at.offset, header: context }, vmsa))
+            }
+            _ => None,
+        })
     }
 
     /// That every save area is equal to what the host would make of it.

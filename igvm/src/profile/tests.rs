@@ -123,6 +123,13 @@ fn unknown_headers() {
 }
 
 #[test]
+fn a_hostile_file_gets_a_short_answer() {
+    let unknown = Directive::Unknown(Unknown { header_type: 0x3f0, body: &[] });
+    let found = violations(HostProfile::Qemu, |d| d.before.extend([unknown; 5000]));
+    assert_eq!(found.len(), MAX_VIOLATIONS);
+}
+
+#[test]
 fn save_area() {
     assert_eq!(refusers(|d| d.vmsa_gpa = 0x4000), ALL_KVM);
     assert_eq!(refusers(|d| d.vp_index = 1), ALL_KVM);
