@@ -31,6 +31,8 @@ pub enum Task {
     RunSnp(Run),
     /// Boot an SNP guest, from an IGVM file or a Linux kernel, in the SNP emulator
     Emulate(Box<Emulate>),
+    /// Fetch Debian's cloud kernel, for `emulate --linux`, and print the directory it is in
+    FetchLinux(FetchLinux),
     /// Say what this host can do and what to install
     Doctor(Doctor),
     /// Run every check and test that the README promises
@@ -99,6 +101,17 @@ impl Run {
     pub fn args(&self) -> &[OsString] {
         self.command.get(1..).unwrap_or_default()
     }
+}
+
+/// What `fetch-linux` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The directory holds the kernel (bzImage), its configuration (config), and drivers for virtio disks and SNP guests with what they
+need (modules/, in the order of modules/order). It is fetched once, with apt, which checks Debian's signatures; nothing is installed.")]
+pub struct FetchLinux {
+    /// The kernel of Debian's stable release, even where this host runs another
+    #[arg(long)]
+    pub stable: bool,
 }
 
 /// What `doctor` takes.

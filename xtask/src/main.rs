@@ -4,6 +4,7 @@ mod accel;
 mod app;
 mod bench;
 mod cli;
+mod debian;
 mod doctor;
 mod emulate;
 mod fuzz;
@@ -36,6 +37,7 @@ fn main() {
     let status = match cli.command {
         cli::Task::RunSnp(args) => run::run(&args),
         cli::Task::Emulate(args) => emulate::emulate(&args),
+        cli::Task::FetchLinux(args) => debian::fetch_linux(&args),
         cli::Task::Doctor(args) => doctor::doctor(&args),
         cli::Task::Test(args) => test::test(&args),
         cli::Task::Bench(args) => bench::bench(&args),

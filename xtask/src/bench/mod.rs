@@ -10,7 +10,6 @@ mod linux;
 mod report;
 mod sample;
 mod statistics;
-mod vmlinux;
 
 use std::fs;
 use std::io::{self, Write};
