@@ -7,8 +7,8 @@
 
 use crate::platform::{LARGE_PAGE_SIZE, OutOfMemory, PAGE_SIZE};
 use core::ops::Range;
-use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use spin::{Mutex, Once};
 
 use super::page::{LargePage, Page};
@@ -37,11 +37,9 @@ struct Region {
     unclaimed: u64,
     /// One word for each frame of `frames`.
     metadata: *const AtomicU32,
-    /// Where frame number 0 would be.
-    base: *mut u8,
 }
 
-// SAFETY: the pointers refer to memory that `add_region` made the pool's for ever.
+// SAFETY: the pointer refers to memory that `add_region` made the pool's for ever.
 unsafe impl Send for Region {}
 // SAFETY: as above; metadata is atomic, frames are handed out to one owner.
 unsafe impl Sync for Region {}
@@ -61,6 +59,8 @@ pub type ReclaimHook = dyn Fn(usize) -> usize + Send + Sync;
 
 /// All of a machine's allocatable memory.
 pub struct PagePool {
+    /// Where frame number 0 would be.
+    base: AtomicPtr<u8>,
     regions: [Once<Region>; MAX_REGIONS],
     buddy: Mutex<Buddy>,
     free: AtomicUsize,
@@ -80,6 +80,7 @@ impl PagePool {
     /// An empty pool.
     pub const fn new() -> PagePool {
         PagePool {
+            base: AtomicPtr::new(null_mut()),
             regions: [const { Once::new() }; MAX_REGIONS],
             buddy: Mutex::new(Buddy {
                 heads: [NONE; MAX_ORDER + 1],
@@ -95,8 +96,8 @@ impl PagePool {
         }
     }
 
-    /// Adds memory: physical addresses `physical`, cut to whole pages, with physical address 0 at `base`. Beyond 64 regions, the
-    /// memory stays unused.
+    /// Adds memory: physical addresses `physical`, cut to whole pages, with physical address 0 at `base`. Memory beyond 64 regions, or
+    /// with another base than the first region's, stays unused.
     ///
     /// # Safety
     /// `base + address` is valid, for reads and writes and for ever, for every address in the range, and nothing else uses it.
@@ -112,11 +113,15 @@ impl PagePool {
         if frames.is_empty() {
             return;
         }
+        let known = self.base.compare_exchange(null_mut(), base, Ordering::Relaxed, Ordering::Relaxed);
+        if known.is_err_and(|known| known != base) {
+            return;
+        }
         let metadata = base.wrapping_add((first * page) as usize).cast::<AtomicU32>().cast_const();
         let Some(index) = self.regions.iter().position(|r| r.get().is_none()) else { return };
         let count = (frames.end - frames.start) as usize;
         self.buddy.lock().unclaimed[index] = frames.start;
-        self.regions[index].call_once(|| Region { unclaimed: frames.start, frames, metadata, base });
+        self.regions[index].call_once(|| Region { unclaimed: frames.start, frames, metadata });
         self.free.fetch_add(count, Ordering::Relaxed);
         let total = self.total.fetch_add(count, Ordering::Relaxed) + count;
         // What the kernel may still take when the workload gets no more: a 64th, between 256 KiB and 16 MiB.
@@ -153,8 +158,9 @@ impl PagePool {
         self.regions.iter().map_while(Once::get).find(|r| r.frames.contains(&frame))
     }
 
-    /// The metadata word of a frame of this pool.
-    #[inline]
+    /// The metadata word of a frame of this pool. Not inlined, as what calls it is not: that would be code at every use of a page, to be
+    /// translated there under TCG.
+    #[inline(never)]
     pub(super) fn word(&self, frame: u64) -> &AtomicU32 {
         let region = self.region(frame).expect("a frame of this pool");
         let index = (frame - region.frames.start) as usize;
@@ -165,12 +171,11 @@ impl PagePool {
     /// Where a frame of this pool is.
     #[inline]
     pub(super) fn address(&self, frame: u64) -> *mut u8 {
-        let region = self.region(frame).expect("a frame of this pool");
-        region.base.wrapping_add((frame * PAGE_SIZE as u64) as usize)
+        self.base.load(Ordering::Relaxed).wrapping_add((frame * PAGE_SIZE as u64) as usize)
     }
 
     /// A page for the workload. Fails while the kernel's reserve is still there; what can be reclaimed is reclaimed first.
-    #[inline]
+    #[inline(never)]
     pub fn alloc(&'static self, zeroed: bool) -> Result<Page, OutOfMemory> {
         if self.is_low() && self.reclaim_some(64) == 0 && self.is_low() {
             return Err(OutOfMemory);
@@ -239,13 +244,7 @@ impl PagePool {
     /// # Safety
     /// `at` came from there, with the same number of pages, and is not used any more.
     pub unsafe fn free_contiguous_raw(&'static self, at: *mut u8, pages: usize) {
-        let Some(region) = self.regions.iter().map_while(Once::get).find(|r| {
-            let start = r.base.wrapping_add(r.frames.start as usize * PAGE_SIZE).addr();
-            (start..start + (r.frames.end - r.frames.start) as usize * PAGE_SIZE).contains(&at.addr())
-        }) else {
-            return;
-        };
-        let first = ((at.addr() - region.base.addr()) / PAGE_SIZE) as u64;
+        let first = ((at.addr() - self.base.load(Ordering::Relaxed).addr()) / PAGE_SIZE) as u64;
         for frame in first..first + pages as u64 {
             self.word(frame).store(0, Ordering::Relaxed);
             self.give_back(frame, 0);
@@ -420,7 +419,7 @@ impl PagePool {
     }
 
     /// One more reference to an allocated frame. Saturates: a frame referred to 2^30 times is never freed.
-    #[inline]
+    #[inline(never)]
     pub(super) fn retain(&self, frame: u64) {
         let word = self.word(frame);
         if word.fetch_add(1, Ordering::Relaxed) >= MAX_REFERENCES - 1 {
@@ -429,7 +428,7 @@ impl PagePool {
     }
 
     /// One reference less; the last one frees the frame.
-    #[inline]
+    #[inline(never)]
     pub(super) fn release(&self, frame: u64) {
         let word = self.word(frame);
         if word.load(Ordering::Relaxed) == MAX_REFERENCES {
