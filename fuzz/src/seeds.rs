@@ -59,7 +59,7 @@ pub fn elf() -> Vec<Vec<u8>> {
     ]
 }
 
-/// The least that is accepted, one with everything, one that lacks its program.
+/// The least that is accepted, one with everything, and that one cut off.
 pub fn manifest() -> Vec<Vec<u8>> {
     let full = Manifest {
         root: Some(Root { verity: [0xa5; 32], blocks: 1234 }),
@@ -74,11 +74,10 @@ pub fn manifest() -> Vec<Vec<u8>> {
         winsize: Some((80, 25)),
         log: LogLevel::Debug,
     };
-    vec![
-        b"litebox-manifest=1\0exec=/x\0".to_vec(),
-        full.encode().unwrap_or_default(),
-        b"litebox-manifest=1\0arg=x\0".to_vec(),
-    ]
+    let least = Manifest { exec: b"/x".to_vec(), ..Manifest::default() };
+    let full = full.encode().unwrap_or_default();
+    let cut = full[..full.len() - 1].to_vec();
+    vec![least.encode().unwrap_or_default(), full, cut]
 }
 
 /// Memory with a start info at 0x40, a map of three entries and a command line; its address in front, as the target wants it.

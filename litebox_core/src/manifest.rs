@@ -1,13 +1,15 @@
 //! The manifest: what to run, and what the workload image must be.
 //!
-//! Records `key=value`, each ended by a NUL byte, as in `/proc/self/environ`; the table of keys is in `docs/design.md`. On a plain VM it comes from the
+//! A header of fixed size, then strings, each with its length in front; the table is in `docs/design.md`. On a plain VM it comes from the
 //! launcher, in an SNP guest it is measured; either way it is parsed as what it is, foreign bytes: everything is checked,
-//! and what is not known is an error, since a verifier must know what every byte means.
+//! and what is not known is an error, since a verifier must know what every byte means. A value has one encoding.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The most bytes that a manifest may have.
 pub const MAX_SIZE: usize = 1 << 20;
@@ -69,22 +71,16 @@ pub struct Manifest {
 pub enum ManifestError {
     /// Longer than [`MAX_SIZE`].
     TooLong,
-    /// The first record is not `litebox-manifest=1`.
+    /// It does not begin as one does.
     NotAManifest,
-    /// The last record is not ended by a NUL byte.
+    /// A version that is not known.
+    Version(u32),
+    /// It ends before the end of what it announces.
     Truncated,
-    /// A record without `=`.
-    NotARecord(usize),
-    /// A key that is not known.
-    UnknownKey(String),
-    /// A key that may come once came twice.
-    Duplicate(&'static str),
-    /// A value that the key cannot have.
+    /// Bytes behind the last string.
+    Surplus,
+    /// A value that the field cannot have.
     BadValue(&'static str),
-    /// A key that must be there is not.
-    Missing(&'static str),
-    /// When encoding: a value holds a NUL byte.
-    NulByte(&'static str),
 }
 
 impl fmt::Display for ManifestError {
@@ -93,80 +89,90 @@ impl fmt::Display for ManifestError {
             Self::TooLong => {
                 write!(f, "longer than {MAX_SIZE} bytes: pass fewer or shorter arguments and variables")
             }
-            Self::NotAManifest => f.write_str("does not begin with litebox-manifest=1"),
-            Self::Truncated => f.write_str("the last record is cut off"),
-            Self::NotARecord(n) => write!(f, "record {n} is not key=value"),
-            Self::UnknownKey(key) => {
-                write!(f, "unknown key {key:?}: launcher and kernel are of different versions")
+            Self::NotAManifest => f.write_str("does not begin as a manifest does"),
+            Self::Version(version) => {
+                write!(f, "version {version}: launcher and kernel are of different versions")
             }
-            Self::Duplicate(key) => write!(f, "{key} is given twice"),
-            Self::BadValue(key) => write!(f, "{key} has a value that it cannot have"),
-            Self::Missing(key) => write!(f, "{key} is missing"),
-            Self::NulByte(key) => write!(f, "{key} holds a NUL byte"),
+            Self::Truncated => f.write_str("cut off"),
+            Self::Surplus => f.write_str("goes on behind its end"),
+            Self::BadValue(field) => write!(f, "{field} has a value that it cannot have"),
         }
     }
 }
 
 impl core::error::Error for ManifestError {}
 
-const VERSION: (&str, &str) = ("litebox-manifest", "1");
+const MAGIC: [u8; 8] = *b"litebox\0";
+const VERSION: u32 = 2;
 
-fn set<T>(slot: &mut Option<T>, key: &'static str, value: Option<T>) -> Result<(), ManifestError> {
-    let value = value.ok_or(ManifestError::BadValue(key))?;
-    if slot.replace(value).is_some() { Err(ManifestError::Duplicate(key)) } else { Ok(()) }
+/// Bits of [`Header::flags`]; all others are zero.
+mod flag {
+    pub const ROOT: u32 = 1 << 0;
+    pub const WINDOW: u32 = 1 << 1;
+    pub const TTY: [u32; 3] = [1 << 2, 1 << 3, 1 << 4];
+    pub const LOG_INFO: u32 = 1 << 5;
+    pub const LOG_DEBUG: u32 = 1 << 6;
+    pub const ALL: u32 = (1 << 7) - 1;
 }
 
-fn text(value: &[u8]) -> Option<&str> {
-    core::str::from_utf8(value).ok()
+/// What stands in front of the strings.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Header {
+    magic: [u8; 8],
+    version: U32,
+    flags: U32,
+    verity: [u8; 32],
+    blocks: U64,
+    columns: U16,
+    rows: U16,
+    args: U32,
+    env: U32,
 }
+const _: () = assert!(size_of::<Header>() == 68);
 
-fn absolute(value: &[u8]) -> Option<Vec<u8>> {
-    (value.first() == Some(&b'/') && value.len() < 4096).then(|| value.to_owned())
-}
+/// The strings that have not been read yet.
+struct Strings<'a>(&'a [u8]);
 
-fn stream(value: &[u8]) -> Option<StreamKind> {
-    match value {
-        b"pipe" => Some(StreamKind::Pipe),
-        b"tty" => Some(StreamKind::Tty),
-        _ => None,
+impl<'a> Strings<'a> {
+    /// The next one; none holds a NUL byte.
+    #[inline(never)]
+    fn next(&mut self, field: &'static str) -> Result<&'a [u8], ManifestError> {
+        let (length, rest) = self.0.split_first_chunk::<4>().ok_or(ManifestError::Truncated)?;
+        let (string, rest) =
+            rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(ManifestError::Truncated)?;
+        if !string.iter().all(|&byte| byte != 0) {
+            return Err(ManifestError::BadValue(field));
+        }
+        self.0 = rest;
+        Ok(string)
+    }
+
+    fn path(&mut self, field: &'static str) -> Result<Vec<u8>, ManifestError> {
+        let path = self.next(field)?;
+        let legal = path.first() == Some(&b'/') && path.len() < 4096;
+        if legal { Ok(path.to_owned()) } else { Err(ManifestError::BadValue(field)) }
+    }
+
+    fn list(&mut self, count: U32, field: &'static str) -> Result<Vec<Vec<u8>>, ManifestError> {
+        // Each has a length of four bytes: a count that cannot be asks for no memory.
+        let count = count.get() as usize;
+        if count > self.0.len() / 4 {
+            return Err(ManifestError::Truncated);
+        }
+        let mut list = Vec::with_capacity(count);
+        for _ in 0..count {
+            list.push(self.next(field)?.to_owned());
+        }
+        Ok(list)
     }
 }
 
-fn hash(value: &[u8]) -> Option<[u8; 32]> {
-    if value.len() != 64 || !value.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return None;
-    }
-    let mut out = [0; 32];
-    for (byte, pair) in out.iter_mut().zip(value.chunks_exact(2)) {
-        *byte = u8::from_str_radix(text(pair)?, 16).ok()?;
-    }
-    Some(out)
-}
-
-/// Decimal without sign or leading zeros: one number has one spelling.
-fn number<T: core::str::FromStr>(value: &[u8]) -> Option<T> {
-    let canonical = value.first().is_some_and(|b| (b'1'..=b'9').contains(b)) || value == b"0";
-    if canonical { text(value)?.parse().ok() } else { None }
-}
-
+/// A host name as `hostname(7)` has it.
 fn hostname(value: &[u8]) -> Option<String> {
     let legal = (1..=64).contains(&value.len())
-        && value.iter().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(b));
-    if legal { text(value).map(ToOwned::to_owned) } else { None }
-}
-
-fn winsize(value: &[u8]) -> Option<(u16, u16)> {
-    let at = value.iter().position(|&b| b == b'x')?;
-    Some((number(&value[..at])?, number(&value[at + 1..])?))
-}
-
-fn log_level(value: &[u8]) -> Option<LogLevel> {
-    match value {
-        b"off" => Some(LogLevel::Off),
-        b"info" => Some(LogLevel::Info),
-        b"debug" => Some(LogLevel::Debug),
-        _ => None,
-    }
+        && value.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'));
+    if legal { String::from_utf8(value.to_owned()).ok() } else { None }
 }
 
 impl Manifest {
@@ -175,92 +181,82 @@ impl Manifest {
         if bytes.len() > MAX_SIZE {
             return Err(ManifestError::TooLong);
         }
-        let body = bytes.strip_suffix(&[0]).ok_or(ManifestError::Truncated)?;
-        let (mut verity, mut blocks, mut exec, mut cwd, mut name) = (None, None, None, None, None);
-        let (mut stdin, mut stdout, mut stderr, mut size, mut log) = (None, None, None, None, None);
-        let (mut args, mut env) = (Vec::new(), Vec::new());
-        for (i, record) in body.split(|&b| b == 0).enumerate() {
-            let at = record.iter().position(|&b| b == b'=').ok_or(ManifestError::NotARecord(i))?;
-            let (key, value) = (&record[..at], &record[at + 1..]);
-            if i == 0 {
-                if (key, value) != (VERSION.0.as_bytes(), VERSION.1.as_bytes()) {
-                    return Err(ManifestError::NotAManifest);
-                }
-                continue;
-            }
-            match key {
-                b"root.verity" => set(&mut verity, "root.verity", hash(value))?,
-                b"root.blocks" => set(&mut blocks, "root.blocks", number(value))?,
-                b"exec" => set(&mut exec, "exec", absolute(value))?,
-                b"arg" => args.push(value.to_owned()),
-                b"env" => env.push(value.to_owned()),
-                b"cwd" => set(&mut cwd, "cwd", absolute(value))?,
-                b"hostname" => set(&mut name, "hostname", hostname(value))?,
-                b"stdin" => set(&mut stdin, "stdin", stream(value))?,
-                b"stdout" => set(&mut stdout, "stdout", stream(value))?,
-                b"stderr" => set(&mut stderr, "stderr", stream(value))?,
-                b"winsize" => set(&mut size, "winsize", winsize(value))?,
-                b"log" => set(&mut log, "log", log_level(value))?,
-                _ => return Err(ManifestError::UnknownKey(String::from_utf8_lossy(key).into_owned())),
-            }
+        let (header, strings) = Header::ref_from_prefix(bytes).map_err(|_| ManifestError::Truncated)?;
+        if header.magic != MAGIC {
+            return Err(ManifestError::NotAManifest);
         }
-        let root = match (verity, blocks) {
-            (Some(verity), Some(blocks)) => Some(Root { verity, blocks }),
-            (None, None) => None,
-            (None, _) => return Err(ManifestError::Missing("root.verity")),
-            (_, None) => return Err(ManifestError::Missing("root.blocks")),
+        if header.version.get() != VERSION {
+            return Err(ManifestError::Version(header.version.get()));
+        }
+        let flags = header.flags.get();
+        let log = match flags & (flag::LOG_INFO | flag::LOG_DEBUG) {
+            0 => LogLevel::Off,
+            flag::LOG_INFO => LogLevel::Info,
+            flag::LOG_DEBUG => LogLevel::Debug,
+            _ => return Err(ManifestError::BadValue("log")),
         };
-        Ok(Manifest {
+        let (verity, blocks) = (header.verity, header.blocks.get());
+        let root = (flags & flag::ROOT != 0).then_some(Root { verity, blocks });
+        let winsize = (flags & flag::WINDOW != 0).then_some((header.columns.get(), header.rows.get()));
+        // A field that its flag says is not there is zero.
+        let unused = root.is_none() && (blocks != 0 || verity != [0; 32])
+            || winsize.is_none() && (header.columns.get() | header.rows.get()) != 0;
+        if unused || flags & !flag::ALL != 0 {
+            return Err(ManifestError::BadValue("flags"));
+        }
+        let [stdin, stdout, stderr] =
+            flag::TTY.map(|bit| if flags & bit != 0 { StreamKind::Tty } else { StreamKind::Pipe });
+        let mut strings = Strings(strings);
+        let manifest = Manifest {
             root,
-            exec: exec.ok_or(ManifestError::Missing("exec"))?,
-            args,
-            env,
-            cwd: cwd.unwrap_or_else(|| b"/".to_vec()),
-            hostname: name.unwrap_or_else(|| "litebox".to_owned()),
-            stdin: stdin.unwrap_or_default(),
-            stdout: stdout.unwrap_or_default(),
-            stderr: stderr.unwrap_or_default(),
-            winsize: size,
-            log: log.unwrap_or_default(),
-        })
+            exec: strings.path("exec")?,
+            cwd: strings.path("cwd")?,
+            hostname: hostname(strings.next("hostname")?).ok_or(ManifestError::BadValue("hostname"))?,
+            args: strings.list(header.args, "args")?,
+            env: strings.list(header.env, "env")?,
+            stdin,
+            stdout,
+            stderr,
+            winsize,
+            log,
+        };
+        if strings.0.is_empty() { Ok(manifest) } else { Err(ManifestError::Surplus) }
     }
 
-    /// Writes a manifest; the same value gives the same bytes. What [`Manifest::parse`] would refuse is an error here.
+    /// Writes a manifest; the same value gives the same bytes. An empty working directory is `/`, an empty host name `litebox`. What
+    /// [`Manifest::parse`] would refuse is an error here.
     pub fn encode(&self) -> Result<Vec<u8>, ManifestError> {
-        use alloc::format;
-        let mut out = Vec::new();
-        let mut put = |key: &'static str, value: &[u8]| {
-            if value.contains(&0) {
-                return Err(ManifestError::NulByte(key));
-            }
-            out.extend_from_slice(key.as_bytes());
-            out.push(b'=');
-            out.extend_from_slice(value);
-            out.push(0);
-            Ok(())
+        let count = |list: &[Vec<u8>]| u32::try_from(list.len()).map_err(|_| ManifestError::TooLong);
+        let mut flags = match self.log {
+            LogLevel::Off => 0,
+            LogLevel::Info => flag::LOG_INFO,
+            LogLevel::Debug => flag::LOG_DEBUG,
         };
-        put(VERSION.0, VERSION.1.as_bytes())?;
-        if let Some(root) = &self.root {
-            let hex: String = root.verity.iter().map(|b| format!("{b:02x}")).collect();
-            put("root.verity", hex.as_bytes())?;
-            put("root.blocks", format!("{}", root.blocks).as_bytes())?;
+        let root = self.root.inspect(|_| flags |= flag::ROOT).unwrap_or(Root { verity: [0; 32], blocks: 0 });
+        let (columns, rows) = self.winsize.inspect(|_| flags |= flag::WINDOW).unwrap_or_default();
+        for (kind, bit) in [self.stdin, self.stdout, self.stderr].into_iter().zip(flag::TTY) {
+            flags |= if kind == StreamKind::Tty { bit } else { 0 };
         }
-        put("exec", &self.exec)?;
-        for arg in &self.args {
-            put("arg", arg)?;
+        let header = Header {
+            magic: MAGIC,
+            version: VERSION.into(),
+            flags: flags.into(),
+            verity: root.verity,
+            blocks: root.blocks.into(),
+            columns: columns.into(),
+            rows: rows.into(),
+            args: count(&self.args)?.into(),
+            env: count(&self.env)?.into(),
+        };
+        let mut out = header.as_bytes().to_vec();
+        let cwd = if self.cwd.is_empty() { b"/" } else { self.cwd.as_slice() };
+        let name = if self.hostname.is_empty() { b"litebox" } else { self.hostname.as_bytes() };
+        let lists = self.args.iter().chain(&self.env).map(Vec::as_slice);
+        for string in [self.exec.as_slice(), cwd, name].into_iter().chain(lists) {
+            let length = u32::try_from(string.len()).map_err(|_| ManifestError::TooLong)?;
+            out.extend_from_slice(&length.to_le_bytes());
+            out.extend_from_slice(string);
         }
-        for variable in &self.env {
-            put("env", variable)?;
-        }
-        put("cwd", if self.cwd.is_empty() { b"/" } else { &self.cwd })?;
-        put("hostname", if self.hostname.is_empty() { b"litebox" } else { self.hostname.as_bytes() })?;
-        for (key, kind) in [("stdin", self.stdin), ("stdout", self.stdout), ("stderr", self.stderr)] {
-            put(key, if kind == StreamKind::Tty { b"tty" } else { b"pipe" })?;
-        }
-        if let Some((columns, rows)) = self.winsize {
-            put("winsize", format!("{columns}x{rows}").as_bytes())?;
-        }
-        put("log", [b"off".as_slice(), b"info", b"debug"][self.log as usize])?;
         Manifest::parse(&out)?;
         Ok(out)
     }
@@ -271,66 +267,93 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn refused(bytes: &[u8]) -> ManifestError {
-        Manifest::parse(bytes).unwrap_err()
+    fn sample() -> Manifest {
+        Manifest {
+            root: Some(Root { verity: [7; 32], blocks: 9 }),
+            exec: b"/x".to_vec(),
+            args: alloc::vec![b"x".to_vec(), Vec::new()],
+            env: alloc::vec![b"A=1".to_vec()],
+            cwd: b"/tmp".to_vec(),
+            hostname: "box".into(),
+            winsize: Some((80, 25)),
+            ..Default::default()
+        }
     }
 
     #[test]
     fn says_what_is_wrong() {
-        assert_eq!(refused(b""), ManifestError::Truncated);
-        assert_eq!(refused(b"exec=/x\0"), ManifestError::NotAManifest);
-        assert_eq!(refused(b"litebox-manifest=2\0exec=/x\0"), ManifestError::NotAManifest);
-        assert_eq!(refused(b"litebox-manifest=1\0exec=/x"), ManifestError::Truncated);
-        assert_eq!(refused(b"litebox-manifest=1\0exec\0"), ManifestError::NotARecord(1));
-        assert_eq!(refused(b"litebox-manifest=1\0"), ManifestError::Missing("exec"));
-        assert_eq!(refused(b"litebox-manifest=1\0exec=x\0"), ManifestError::BadValue("exec"));
-        assert_eq!(refused(b"litebox-manifest=1\0exec=/x\0exec=/y\0"), ManifestError::Duplicate("exec"));
-        assert_eq!(
-            refused(b"litebox-manifest=1\0exec=/x\0root.blocks=7\0"),
-            ManifestError::Missing("root.verity")
-        );
-        assert_eq!(
-            refused(b"litebox-manifest=1\0exec=/x\0root.blocks=07\0"),
-            ManifestError::BadValue("root.blocks")
-        );
-        assert!(matches!(refused(b"litebox-manifest=1\0color=red\0"), ManifestError::UnknownKey(_)));
-        assert_eq!(refused(&alloc::vec![b'x'; MAX_SIZE + 1]), ManifestError::TooLong);
+        let good = sample().encode().unwrap();
+        let refused = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = good.clone();
+            change(&mut bytes);
+            Manifest::parse(&bytes).unwrap_err()
+        };
+        assert_eq!(refused(&|bytes| bytes.clear()), ManifestError::Truncated);
+        assert_eq!(refused(&|bytes| bytes[0] = b'L'), ManifestError::NotAManifest);
+        assert_eq!(refused(&|bytes| bytes[8] = 1), ManifestError::Version(1));
+        assert_eq!(refused(&|bytes| bytes.push(0)), ManifestError::Surplus);
+        assert_eq!(refused(&|bytes| bytes[13] = 1), ManifestError::BadValue("flags"));
+        assert_eq!(refused(&|bytes| bytes[12] |= 0x60), ManifestError::BadValue("log"));
+        // The root's flag off, its fields still there; the window's likewise.
+        assert_eq!(refused(&|bytes| bytes[12] &= !1), ManifestError::BadValue("flags"));
+        assert_eq!(refused(&|bytes| bytes[12] &= !2), ManifestError::BadValue("flags"));
+        // More arguments than there are bytes.
+        assert_eq!(refused(&|bytes| bytes[60..64].fill(0xff)), ManifestError::Truncated);
+        let exec = size_of::<Header>() + 4;
+        assert_eq!(refused(&|bytes| bytes[exec] = b'x'), ManifestError::BadValue("exec"));
+        assert_eq!(refused(&|bytes| bytes[exec + 1] = 0), ManifestError::BadValue("exec"));
+        assert_eq!(refused(&|bytes| bytes.resize(MAX_SIZE + 1, 0)), ManifestError::TooLong);
+        for end in 0..good.len() {
+            assert_eq!(refused(&|bytes| bytes.truncate(end)), ManifestError::Truncated);
+        }
     }
 
     #[test]
-    fn arguments_keep_every_byte_but_nul() {
-        let arg: Vec<u8> = (1..=255).collect();
-        let manifest = Manifest {
-            exec: b"/x".to_vec(),
-            args: alloc::vec![arg.clone(), Vec::new()],
-            ..Default::default()
+    fn what_cannot_be_parsed_is_not_encoded() {
+        let error = |change: &dyn Fn(&mut Manifest)| {
+            let mut manifest = sample();
+            change(&mut manifest);
+            manifest.encode().unwrap_err()
         };
-        let parsed = Manifest::parse(&manifest.encode().unwrap()).unwrap();
-        assert_eq!(parsed.args, [arg, Vec::new()]);
-        let bad =
-            Manifest { exec: b"/x".to_vec(), args: alloc::vec![b"a\0b".to_vec()], ..Default::default() };
-        assert_eq!(bad.encode(), Err(ManifestError::NulByte("arg")));
+        assert_eq!(error(&|m| m.exec.clear()), ManifestError::BadValue("exec"));
+        assert_eq!(error(&|m| m.cwd = b"tmp".to_vec()), ManifestError::BadValue("cwd"));
+        assert_eq!(error(&|m| m.hostname = "a b".into()), ManifestError::BadValue("hostname"));
+        assert_eq!(error(&|m| m.args.push(b"a\0b".to_vec())), ManifestError::BadValue("args"));
+        assert_eq!(error(&|m| m.env.push(b"\0".to_vec())), ManifestError::BadValue("env"));
+        assert_eq!(error(&|m| m.args.push(alloc::vec![b'x'; MAX_SIZE])), ManifestError::TooLong);
+    }
+
+    #[test]
+    fn defaults_are_written_out() {
+        let bare = Manifest { exec: b"/x".to_vec(), ..Default::default() };
+        let parsed = Manifest::parse(&bare.encode().unwrap()).unwrap();
+        assert_eq!(parsed, Manifest { cwd: b"/".to_vec(), hostname: "litebox".into(), ..bare });
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut whole = b"litebox-manifest=1\0".to_vec();
-            whole.extend(&bytes);
-            whole.push(0);
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200), flips: [(u8, u8); 4]) {
             let _ = Manifest::parse(&bytes);
-            let _ = Manifest::parse(&whole);
+            let mut whole = sample().encode().unwrap();
+            for (at, with) in flips {
+                let at = usize::from(at) % whole.len();
+                whole[at] ^= with;
+            }
+            // What is accepted has one encoding.
+            if let Ok(parsed) = Manifest::parse(&whole) {
+                prop_assert_eq!(parsed.encode().unwrap(), whole);
+            }
         }
 
         #[test]
         fn what_is_encoded_is_parsed(
             verity: [u8; 32], blocks: u64, has_root: bool, arg in "[^\0]*", variable in "[^\0]*", name in "[a-z0-9.-]{1,64}",
-            winsize: Option<(u16, u16)>,
+            winsize: Option<(u16, u16)>, every in 1u8..,
         ) {
             let manifest = Manifest {
                 root: has_root.then_some(Root { verity, blocks }),
                 exec: b"/bin/x".to_vec(),
-                args: alloc::vec![arg.into_bytes()],
+                args: alloc::vec![arg.into_bytes(), alloc::vec![every]],
                 env: alloc::vec![variable.into_bytes()],
                 cwd: b"/tmp".to_vec(),
                 hostname: name,
