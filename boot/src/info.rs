@@ -88,15 +88,6 @@ impl BootInfo {
         &self.command_line[..self.command_line_len]
     }
 
-    /// The value of the word `key=value` on the command line (the last one counts), if it is UTF-8.
-    pub fn option(&self, key: &str) -> Option<&str> {
-        self.command_line()
-            .split(|b| b.is_ascii_whitespace())
-            .filter_map(|word| word.strip_prefix(key.as_bytes())?.strip_prefix(b"="))
-            .next_back()
-            .and_then(|value| core::str::from_utf8(value).ok())
-    }
-
     /// Adds a region of RAM, cut to whole pages. Empty ones are left out.
     pub fn add_memory(&mut self, start: u64, size: u64) -> Result<(), BootError> {
         let end = start.saturating_add(size) & !0xfff;
@@ -124,15 +115,6 @@ impl BootInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn options_are_words_and_the_last_one_counts() {
-        let mut info = BootInfo::new(PlatformKind::Vm, 0);
-        info.set_command_line(b"a=1 tsc_khz=5 quiet  tsc_khz=7 xtsc_khz=9").unwrap();
-        assert_eq!(info.option("tsc_khz"), Some("7"));
-        assert_eq!(info.option("quiet"), None);
-        assert_eq!(info.option("b"), None);
-    }
 
     #[test]
     fn memory_is_cut_to_pages_and_must_not_overlap() {

@@ -7,10 +7,12 @@
 #![cfg_attr(not(test), no_std)]
 
 mod info;
+mod options;
 #[cfg(target_os = "none")]
 mod pvh_entry;
 pub mod start_info;
 
 pub use info::{BootError, BootInfo, MAX_COMMAND_LINE, MAX_REGIONS, MemoryRegion, PlatformKind};
+pub use options::{BadOption, DeviceLocation, Options};
 #[cfg(target_os = "none")]
 pub use pvh_entry::{BOOT_MAP_SIZE, KERNEL_BASE};

@@ -2,7 +2,7 @@
 #![no_main]
 
 use boot::start_info::{PhysicalMemory, parse};
-use boot::{BootError, MAX_COMMAND_LINE, MAX_REGIONS};
+use boot::{BootError, MAX_COMMAND_LINE, MAX_REGIONS, Options};
 use litebox_fuzz::Input;
 
 litebox_fuzz::target!(litebox_fuzz::seeds::start_info, run);
@@ -38,9 +38,8 @@ fn run(bytes: &[u8]) {
     }
     let line = info.command_line();
     assert!(line.len() <= MAX_COMMAND_LINE && !line.contains(&0));
-    for key in ["console", "root", "tsc_khz", "realtime_ns"] {
-        if let Some(value) = info.option(key) {
-            assert!(!value.contains(|c: char| c.is_ascii_whitespace()));
-        }
+    let Ok(options) = Options::parse(line) else { return };
+    for device in [options.console, options.root].into_iter().flatten() {
+        assert!(device.address % 4 == 0 && device.address < 1 << 32 && device.line < 24);
     }
 }

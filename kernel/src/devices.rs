@@ -7,7 +7,7 @@ use crate::mm::kernel_map;
 use crate::mm::layout::{DEVICE_MAP, DIRECT_MAP};
 use crate::{clock, log, power};
 use alloc::boxed::Box;
-use boot::BootInfo;
+use boot::{BootInfo, DeviceLocation, Options};
 use core::sync::atomic::{AtomicBool, Ordering};
 use litebox_core::manifest::Manifest;
 use litebox_core::platform::{Attack, BlockDevice, Console, PAGE_SIZE};
@@ -99,30 +99,8 @@ fn refuse(name: &str, error: DeviceError) -> ! {
     }
 }
 
-/// Where a device is, as the command line says: `mmio:ADDRESS:LINE`.
-#[derive(Clone, Copy)]
-struct Location {
-    address: u64,
-    line: u8,
-}
-
-fn location(info: &BootInfo, key: &str) -> Option<Location> {
-    let text = info.option(key)?;
-    let parse = || {
-        let (address, line) = text.strip_prefix("mmio:")?.split_once(':')?;
-        let address = u64::from_str_radix(address.strip_prefix("0x")?, 16).ok()?;
-        // A page of registers below 4 GiB, and a line of the I/O APIC.
-        let line = line.parse().ok().filter(|&line: &u8| line < 24)?;
-        (address % 4 == 0 && address < 1 << 32).then_some(Location { address, line })
-    };
-    match parse() {
-        Some(location) => Some(location),
-        None => power::bad_launch(format_args!("kernel option {key}: expected mmio:0xADDRESS:LINE")),
-    }
-}
-
 /// Makes a device's registers reachable.
-fn mapped(name: &str, at: Location, device_id: u32) -> Mmio<'static> {
+fn mapped(name: &str, at: DeviceLocation, device_id: u32) -> Mmio<'static> {
     if kernel_map::map_device(at.address, 0x200).is_err() {
         refuse(name, DeviceError::OutOfMemory);
     }
@@ -134,11 +112,17 @@ pub fn init_serial() {
     platform_snp::exit::booted(&Uart::new(&HOST, COM1));
 }
 
+/// What the command line says.
+pub fn options(info: &BootInfo) -> Options {
+    Options::parse(info.command_line()).unwrap_or_else(|error| {
+        power::bad_launch(format_args!("kernel option {}: not a value of it", error.0))
+    })
+}
+
 /// Sets the clock by what the launcher says, else by the PIT and the RTC.
-pub fn init_clock(info: &BootInfo) {
-    let number = |key| info.option(key).and_then(|value| value.parse::<u64>().ok());
+pub fn init_clock(info: &BootInfo, options: &Options) {
     // A rate that cannot be is no rate.
-    let told = number("tsc_khz").and_then(|khz| TscClock::new(info.entry_tsc, khz));
+    let told = options.tsc_khz.and_then(|khz| TscClock::new(info.entry_tsc, khz));
     let clock = told.unwrap_or_else(|| {
         let measured = calibrate(&HOST, clock::tsc).unwrap_or_else(|error| {
             power::bad_launch(format_args!(
@@ -148,7 +132,7 @@ pub fn init_clock(info: &BootInfo) {
         TscClock::new(info.entry_tsc, measured)
             .unwrap_or_else(|| power::bad_launch(format_args!("a TSC of {measured} kHz cannot be")))
     });
-    let realtime = number("realtime_ns").or_else(|| read_rtc(&HOST).ok()).unwrap_or(0);
+    let realtime = options.realtime_ns.or_else(|| read_rtc(&HOST).ok()).unwrap_or(0);
     clock::init(clock, realtime);
 }
 
@@ -169,15 +153,15 @@ pub fn manifest() -> Manifest {
 }
 
 /// Starts the drivers.
-pub fn init(info: &BootInfo) {
-    if let Some(at) = location(info, "console") {
+pub fn init(options: &Options) {
+    if let Some(at) = options.console {
         let transport = mapped("console", at, console::DEVICE_ID);
         let device = console::Console::new(&HOST, &ENVIRONMENT, &SharedPages, transport)
             .unwrap_or_else(|error| refuse("console", error));
         CONSOLE.call_once(|| device);
         CONSOLE_LINE.call_once(|| at.line);
     }
-    if let Some(at) = location(info, "root") {
+    if let Some(at) = options.root {
         let transport = mapped("root disk", at, blk::DEVICE_ID);
         let device = blk::Blk::new(&HOST, &ENVIRONMENT, &SharedPages, transport)
             .unwrap_or_else(|error| refuse("root disk", error));

@@ -48,14 +48,15 @@ fn kernel_main(info: &BootInfo) -> ! {
         ));
     }
     devices::init_serial();
-    devices::init_clock(info);
+    let options = devices::options(info);
+    devices::init_clock(info, &options);
     if let Err(why) = entropy::init() {
         power::bad_launch(format_args!("no entropy: {why}"));
     }
     let manifest = devices::manifest();
     log::set_enabled(manifest.log != LogLevel::Off);
     log::line(format_args!("{} pages of memory, {} kHz", mm::heap::POOL.total_pages(), clock::khz()));
-    devices::init(info);
+    devices::init(&options);
     let main = Box::new(move || litebox_main(&platform::KERNEL, manifest));
     if sched::spawn(main).is_err() {
         power::bad_launch(format_args!("not enough memory for the first thread"));
