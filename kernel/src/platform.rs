@@ -9,13 +9,14 @@ use crate::{clock, devices, entropy, power, sched, vdso};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::arch::x86_64::__cpuid;
 use core::fmt;
 use core::ops::Range;
-use litebox_core::mm::PagePool;
+use litebox_core::mm::{Page, PagePool};
 use litebox_core::platform::{
     Attack, BlockDevice, Clock, Console, Cpu, Entropy, Exception, ExitStatus, Memory, OutOfMemory, Platform,
-    Power, Registers, ThreadToken, Threads, UserAccess, UserExit, Vdso,
+    Power, Registers, ThreadToken, Threads, UserAccess, UserExit,
 };
 use spin::Once;
 use x86_64::VirtAddr;
@@ -28,7 +29,7 @@ const FIXED_FLAGS: u64 = 0x202;
 
 /// The platform: this kernel on its host.
 pub struct Kernel {
-    vdso: Once<Option<Vdso>>,
+    vdso: Once<Option<Vec<Page>>>,
 }
 
 /// The one value.
@@ -51,8 +52,12 @@ impl Platform for Kernel {
         crate::log::line(line);
     }
 
-    fn vdso(&self) -> Option<Vdso> {
-        self.vdso.call_once(|| vdso::pages().ok()).clone()
+    fn vdso_pages(&self) -> usize {
+        vdso::page_count()
+    }
+
+    fn vdso_page(&self, index: usize) -> Option<Page> {
+        self.vdso.call_once(|| vdso::pages().ok()).as_ref()?.get(index).cloned()
     }
 }
 

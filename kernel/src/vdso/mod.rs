@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 use core::arch::global_asm;
 use core::mem::offset_of;
 use core::slice;
-use litebox_core::platform::{OutOfMemory, PAGE_SIZE, Vdso};
+use litebox_core::mm::Page;
+use litebox_core::platform::{OutOfMemory, PAGE_SIZE};
 
 global_asm!(include_str!("vdso.s"));
 
@@ -35,8 +36,21 @@ const _: () = assert!(
         && offset_of!(ClockPage, realtime_offset) == 32
 );
 
-/// Makes the pages that every process maps.
-pub fn pages() -> Result<Vdso, OutOfMemory> {
+/// The image, as the assembler put it together.
+fn image() -> &'static [u8] {
+    let start = &raw const vdso_start;
+    let len = (&raw const vdso_end).addr() - start.addr();
+    // SAFETY: the assembler put the image between these symbols, in read-only memory.
+    unsafe { slice::from_raw_parts(start, len) }
+}
+
+/// How many pages [`pages`] makes.
+pub fn page_count() -> usize {
+    1 + image().len().div_ceil(PAGE_SIZE)
+}
+
+/// Makes the pages that every process maps: the clock's, and the image.
+pub fn pages() -> Result<Vec<Page>, OutOfMemory> {
     let scale = clock::scale();
     let mut bytes = [0u8; size_of::<ClockPage>()];
     // getcpu goes by system call until there is a second CPU to tell apart: TSC_AUX is not set up.
@@ -47,15 +61,11 @@ pub fn pages() -> Result<Vdso, OutOfMemory> {
     }
     let data = POOL.alloc(true)?;
     data.write(0, &bytes);
-    let start = &raw const vdso_start;
-    let len = (&raw const vdso_end).addr() - start.addr();
-    // SAFETY: the assembler put the image between these symbols, in read-only memory.
-    let image = unsafe { slice::from_raw_parts(start, len) };
-    let mut pages = Vec::new();
-    for chunk in image.chunks(PAGE_SIZE) {
+    let mut pages = alloc::vec![data];
+    for chunk in image().chunks(PAGE_SIZE) {
         let page = POOL.alloc(true)?;
         page.write(0, chunk);
         pages.push(page);
     }
-    Ok(Vdso { data, image: pages })
+    Ok(pages)
 }

@@ -2,12 +2,11 @@
 
 use super::Args;
 use crate::errno::{Errno, Result};
-use crate::fs::{FileType, OFlags};
+use crate::fs::OFlags;
 use crate::mm::{Advice, MapFlags, MapName, MapRequest, RemapFlags, UserPtr};
 use crate::north::file;
 use crate::platform::{PAGE_SIZE, Platform, Prot};
 use crate::process::Thread;
-use alloc::sync::Arc;
 use linux_raw_sys::general as c;
 
 /// Protection bits. Those that are not known are ignored by mmap and refused by mprotect, as on Linux.
@@ -85,14 +84,8 @@ pub(super) fn mmap<P: Platform>(
             }
             flags |= MapFlags::NEVER_WRITE;
         }
-        let metadata = open.metadata()?;
-        if metadata.file_type == FileType::Directory {
-            return Err(Errno::ENODEV);
-        }
         object = Some((open.file()?.mappable()?, offset));
-        let path =
-            open.location().map_or_else(alloc::vec::Vec::new, |place| place.path(&t.process.fs.lock().root));
-        name = Some(Arc::new(MapName { dev: metadata.dev.0, ino: metadata.ino, path }));
+        name = Some(MapName::File(open));
     }
     let (at, len) = (addr as usize, len as usize);
     t.mm().mmap(MapRequest { at, len, prot, flags, object, name })

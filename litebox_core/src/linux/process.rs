@@ -3,7 +3,7 @@
 use super::Args;
 use crate::errno::{Errno, Result};
 use crate::fs::PATH_MAX;
-use crate::mm::UserPtr;
+use crate::mm::{Mm, UserPtr};
 use crate::north::file;
 use crate::platform::{ExitStatus, Platform};
 use crate::process::{Limit, Thread, execute};
@@ -184,7 +184,8 @@ fn exec<P: Platform>(t: &Arc<Thread<P>>, path: &[u8], argv: u64, envp: u64) -> R
         args.push(Vec::new());
     }
     let signals = *t.signals.lock();
-    match execute(&t.process, t.tid, path, &args, &env, signals) {
+    let mm = Arc::new(Mm::new(t.platform())?);
+    match execute(&t.process, mm, t.tid, path, &args, &env, signals) {
         Ok((successor, registers)) => {
             t.succeed(successor, registers);
             Ok(0)

@@ -6,6 +6,7 @@ use crate::platform::{PAGE_SIZE, Prot};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::any::Any;
 use spin::Mutex;
 
 use super::PagePool;
@@ -25,15 +26,24 @@ bitflags::bitflags! {
     }
 }
 
-/// A file as /proc/PID/maps names it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MapName {
-    /// Device number, as in `st_dev`.
-    pub dev: u64,
-    /// Inode number.
-    pub ino: u64,
-    /// Path, or a name in brackets.
-    pub path: Vec<u8>,
+/// What /proc/PID/maps says of an area beside its addresses.
+#[derive(Clone, Debug)]
+pub enum MapName {
+    /// A name in brackets.
+    Special(&'static str),
+    /// The file, as whoever mapped it knows it. Its path is found out when somebody looks: it may be renamed until then.
+    File(Arc<dyn Any + Send + Sync>),
+}
+
+/// Two areas of one file have one name only if they were mapped through the same open file, as on Linux.
+impl PartialEq for MapName {
+    fn eq(&self, other: &MapName) -> bool {
+        match (self, other) {
+            (MapName::Special(a), MapName::Special(b)) => core::ptr::eq(*a, *b),
+            (MapName::File(a), MapName::File(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
 }
 
 /// What the pages come from.
@@ -43,8 +53,6 @@ pub(super) enum Backing {
     Anonymous,
     /// A file or another object; `offset` is the byte in it that the area's first byte shows.
     Object { object: Arc<dyn Mappable>, offset: u64 },
-    /// Pages that were mapped when the area was made (vDSO).
-    Fixed,
 }
 
 /// An area; its start is its key.
@@ -54,7 +62,7 @@ pub(super) struct Area {
     pub(super) prot: Prot,
     pub(super) flags: AreaFlags,
     pub(super) backing: Backing,
-    pub(super) name: Option<Arc<MapName>>,
+    pub(super) name: Option<MapName>,
 }
 
 impl Area {

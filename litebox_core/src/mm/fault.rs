@@ -103,7 +103,6 @@ impl<P: Platform> Mm<P> {
                 let (object, area) = (object.clone(), area.clone());
                 self.fault_object(state, at, access, start, &area, &object)
             }
-            Backing::Fixed => Err(FaultError::BusError),
         }
     }
 

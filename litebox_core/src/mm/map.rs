@@ -4,8 +4,8 @@
 //! else refers to is never mapped writable. The lock is taken before an object is asked for a page, never
 //! while one of the object's locks is held, and never over a copy from or to user memory.
 
+use super::Mappable;
 use super::area::{Area, AreaFlags, Areas, Backing, MAX_AREAS, MapName, SharedMemory};
-use super::{Mappable, Page};
 use crate::errno::{Errno, Result};
 use crate::platform::{LARGE_PAGE_SIZE, PAGE_SIZE, PageTable, Platform, Prot};
 use alloc::sync::Arc;
@@ -33,6 +33,8 @@ bitflags::bitflags! {
         const NO_RESERVE = 64;
         /// The file was opened without write permission.
         const NEVER_WRITE = 128;
+        /// No large pages.
+        const NO_HUGE = 256;
     }
 }
 
@@ -49,7 +51,7 @@ pub struct MapRequest {
     /// The object and the offset in it (a multiple of the page size); `None`: zeros.
     pub object: Option<(Arc<dyn Mappable>, u64)>,
     /// Name in /proc/PID/maps.
-    pub name: Option<Arc<MapName>>,
+    pub name: Option<MapName>,
 }
 
 /// Resource limits that memory calls obey, in bytes (`getrlimit(2)`).
@@ -100,7 +102,7 @@ pub struct AreaInfo {
     pub prot: Prot,
     pub shared: bool,
     pub offset: u64,
-    pub name: Option<Arc<MapName>>,
+    pub name: Option<MapName>,
 }
 
 /// A process's memory.
@@ -245,6 +247,7 @@ impl<P: Platform> Mm<P> {
         area_flags.set(AreaFlags::SHARED, flags.contains(MapFlags::SHARED));
         area_flags.set(AreaFlags::GROWS_DOWN, flags.contains(MapFlags::GROWS_DOWN));
         area_flags.set(AreaFlags::NEVER_WRITE, flags.contains(MapFlags::NEVER_WRITE));
+        area_flags.set(AreaFlags::NO_HUGE, flags.contains(MapFlags::NO_HUGE));
         let backing = match object {
             Some((object, offset)) => Backing::Object { object, offset },
             None if flags.contains(MapFlags::SHARED) => Backing::Object {
@@ -402,41 +405,17 @@ impl<P: Platform> Mm<P> {
                 return Err(Errno::ENOMEM);
             }
             self.check_limits(state, len, true)?;
-            let name = Arc::new(MapName { path: b"[heap]".to_vec(), ..MapName::default() });
             let area = Area {
                 end: new_end,
                 prot: Prot::READ | Prot::WRITE,
                 flags: AreaFlags::empty(),
                 backing: Backing::Anonymous,
-                name: Some(name),
+                name: Some(MapName::Special("[heap]")),
             };
             state.areas.insert(old_end, area);
             state.size += len;
         }
         state.brk = to;
-        Ok(())
-    }
-
-    /// Maps pages that exist already, with a name (vDSO). The place must be free.
-    pub fn map_pages(&self, at: usize, pages: &[Page], prot: Prot, name: &[u8]) -> Result<()> {
-        let range = self.range(at, pages.len() * PAGE_SIZE)?;
-        let mut state = self.lock();
-        if range.is_empty() || !state.areas.is_free(range.start, range.end) {
-            return Err(Errno::EEXIST);
-        }
-        for (i, page) in pages.iter().enumerate() {
-            state.table.map(at + i * PAGE_SIZE, page.clone(), prot)?;
-        }
-        let name = Arc::new(MapName { path: name.to_vec(), ..MapName::default() });
-        let area = Area {
-            end: range.end,
-            prot,
-            flags: AreaFlags::NEVER_WRITE,
-            backing: Backing::Fixed,
-            name: Some(name),
-        };
-        state.areas.insert(at, area);
-        state.size += range.len();
         Ok(())
     }
 

@@ -60,9 +60,6 @@ impl<P: Platform> Mm<P> {
         if area.end < old.end && !old.is_empty() {
             return Err(Errno::EFAULT);
         }
-        if matches!(area.backing, Backing::Fixed) {
-            return Err(Errno::EINVAL);
-        }
         let duplicate = old.is_empty();
         if duplicate && !area.flags.contains(AreaFlags::SHARED) {
             return Err(Errno::EINVAL);
@@ -144,20 +141,15 @@ impl<P: Platform> Mm<P> {
         }
         let mut state = self.lock();
         let covered = state.areas.covers(range.start, range.end);
-        let pieces: Vec<(Range<usize>, bool)> = state
+        let pieces: Vec<Range<usize>> = state
             .areas
             .overlapping(range.start, range.end)
-            .map(|(start, area)| {
-                (start.max(range.start)..area.end.min(range.end), matches!(area.backing, Backing::Fixed))
-            })
+            .map(|(start, area)| start.max(range.start)..area.end.min(range.end))
             .collect();
         match advice {
             Advice::Hint => {}
             Advice::DontNeed => {
-                for (piece, fixed) in pieces {
-                    if fixed {
-                        return Err(Errno::EINVAL);
-                    }
+                for piece in pieces {
                     state.table.unmap(piece)?;
                 }
             }
@@ -165,7 +157,7 @@ impl<P: Platform> Mm<P> {
                 if state.areas.len() + 2 * pieces.len() > MAX_AREAS {
                     return Err(Errno::ENOMEM);
                 }
-                for (piece, _) in pieces {
+                for piece in pieces {
                     state
                         .areas
                         .update(piece.start, piece.end, |area| area.flags.set(AreaFlags::NO_HUGE, !huge));

@@ -406,7 +406,10 @@ impl Platform for Hosted {
         false
     }
     fn log(&self, _line: fmt::Arguments<'_>) {}
-    fn vdso(&self) -> Option<Vdso> {
+    fn vdso_pages(&self) -> usize {
+        0
+    }
+    fn vdso_page(&self, _index: usize) -> Option<crate::mm::Page> {
         None
     }
 }

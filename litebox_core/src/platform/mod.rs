@@ -44,15 +44,10 @@ pub trait Platform:
     /// One line for the kernel log, which the host can read: never a secret, never a workload's data.
     fn log(&self, line: fmt::Arguments<'_>);
 
-    /// The vDSO image to map into every process, page-aligned, and the read-only data page it reads in front of it.
-    fn vdso(&self) -> Option<Vdso>;
-}
+    /// How many pages [`Platform::vdso_page`] has; fewer than two: there is no vDSO.
+    fn vdso_pages(&self) -> usize;
 
-/// A vDSO: an ELF shared object, preceded in memory by one page of data.
-#[derive(Clone)]
-pub struct Vdso {
-    /// The data page (clock parameters), mapped read-only at `base - PAGE_SIZE`.
-    pub data: crate::mm::Page,
-    /// The image, mapped read-only and executable at `base`; the ELF header is its first byte.
-    pub image: alloc::vec::Vec<crate::mm::Page>,
+    /// Page `index` of the vDSO, the same one at every call. Page 0 is data that the vDSO reads (clock parameters), for programs read-only; the
+    /// others are an ELF shared object, read-only and executable.
+    fn vdso_page(&self, index: usize) -> Option<crate::mm::Page>;
 }

@@ -7,10 +7,11 @@ use super::object::{Process, Program};
 use super::signal::ThreadSignals;
 use super::stack::{InitialStack, at};
 use super::thread::Thread;
+use super::vdso;
 use crate::errno::Errno;
 use crate::fs::{FileType, FsContext, Location, OFlags, OpenFile, Permission, ResolveFlags, ops};
 use crate::mm::{MapFlags, MapName, MapRequest, Mappable, Mm};
-use crate::platform::{PAGE_SIZE, Platform, Prot, Registers, Vdso};
+use crate::platform::{PAGE_SIZE, Platform, Prot, Registers};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -96,11 +97,6 @@ impl Executable {
         bytes.truncate(done);
         Ok(bytes)
     }
-
-    fn map_name(&self, fs: &FsContext) -> Arc<MapName> {
-        let (dev, ino) = self.file.metadata().map_or((0, 0), |m| (m.dev.0, m.ino));
-        Arc::new(MapName { dev, ino, path: self.location.path(&fs.root) })
-    }
 }
 
 /// What a loaded ELF file is in memory.
@@ -116,7 +112,6 @@ struct Loaded {
 
 struct Loader<'a, P: Platform> {
     mm: &'a Mm<P>,
-    fs: &'a FsContext,
 }
 
 impl<P: Platform> Loader<'_, P> {
@@ -151,7 +146,7 @@ impl<P: Platform> Loader<'_, P> {
             0
         };
         let object = file.file.file()?.mappable()?;
-        let name = file.map_name(self.fs);
+        let name = MapName::File(file.file.clone());
         for segment in &program.segments {
             self.map_segment(segment, bias, &object, &name)?;
         }
@@ -174,7 +169,7 @@ impl<P: Platform> Loader<'_, P> {
         segment: &Segment,
         bias: usize,
         object: &Arc<dyn Mappable>,
-        name: &Arc<MapName>,
+        name: &MapName,
     ) -> Result<(), ExecError> {
         let mut prot = Prot::empty();
         prot.set(Prot::READ, segment.permissions.read);
@@ -253,9 +248,10 @@ struct Image<P: Platform> {
     program: Program,
 }
 
-/// Builds the memory of the program at `path`.
+/// Builds the program at `path` in `mm`, which is empty.
 fn build<P: Platform>(
     process: &Process<P>,
+    mm: Arc<Mm<P>>,
     path: &[u8],
     args: &[Vec<u8>],
     env: &[Vec<u8>],
@@ -283,9 +279,8 @@ fn build<P: Platform>(
         file = Executable::open(&fs, &interpreter)
             .map_err(|e| ExecError { why: Cow::Owned(format!("interpreter of a script: {}", e.why)), ..e })?;
     }
-    let mm = Arc::new(Mm::new(platform)?);
     mm.set_limits(process.memory_limits());
-    let loader = Loader { mm: &mm, fs: &fs };
+    let loader = Loader { mm: &mm };
     let (header, program) = loader.parse(&file)?;
 
     let user = platform.user_range();
@@ -311,16 +306,12 @@ fn build<P: Platform>(
         None => (loaded.entry, 0),
     };
     mm.set_brk_start(loaded.memory.end + random_pages(platform, 1 << 13));
-    let vdso = map_vdso(&mm, platform.vdso());
+    let vdso = vdso::map(&mm);
 
     let (hwcap, hwcap2) = platform.hwcap();
     let ids = &fs.credentials;
     let (uid, gid) = (u64::from(ids.uid), u64::from(ids.gid));
-    let mut auxv = Vec::new();
-    if let Some(base) = vdso {
-        auxv.push((at::SYSINFO_EHDR, base as u64));
-    }
-    auxv.extend([
+    let auxv = [
         (at::HWCAP, hwcap),
         (at::PAGESZ, PAGE_SIZE as u64),
         (at::CLKTCK, 100),
@@ -337,20 +328,22 @@ fn build<P: Platform>(
         (at::SECURE, 0),
         (at::HWCAP2, hwcap2),
         (at::MINSIGSTKSZ, 2048),
-    ]);
+        (at::SYSINFO_EHDR, vdso.unwrap_or_default() as u64),
+    ];
+    // Without a vDSO, no entry for it: the last.
+    let count = auxv.len() - usize::from(vdso.is_none());
+    let auxv = auxv.get(..count).unwrap_or_default();
     let image = InitialStack { args: &args, env, path, random: random(platform), auxv }.build(stack.end)?;
     mm.activate();
     if mm.write_partial(image.rsp, &image.bytes) != image.bytes.len() {
         return Err(Errno::E2BIG.into());
     }
-    let joined =
-        |strings: &[Vec<u8>]| strings.iter().flat_map(|s| s.iter().copied().chain([0])).collect::<Vec<u8>>();
     let registers = Registers { rip: entry, rsp: image.rsp as u64, rflags: 0x202, ..Registers::default() };
     let program = Program {
         exe: file.location.clone(),
-        cmdline: joined(&args),
-        environ: joined(env),
-        auxv: image.auxv,
+        cmdline: image.part(&image.args),
+        environ: image.part(&image.env),
+        auxv: image.part(&image.auxv),
         start_code: loaded.text.start,
         end_code: loaded.text.end,
         start_stack: image.rsp as u64,
@@ -388,22 +381,12 @@ fn map_stack<P: Platform>(mm: &Mm<P>, top: usize, executable: bool) -> Result<Ra
         at: start,
         len,
         prot,
-        flags: MapFlags::FIXED_NOREPLACE | MapFlags::GROWS_DOWN,
+        // Large pages would take 2 MiB where most programs use a few KiB.
+        flags: MapFlags::FIXED_NOREPLACE | MapFlags::GROWS_DOWN | MapFlags::NO_HUGE,
         object: None,
-        name: Some(Arc::new(MapName { path: b"[stack]".to_vec(), ..MapName::default() })),
+        name: Some(MapName::Special("[stack]")),
     })?;
-    // Large pages would take 2 MiB where most programs use a few KiB.
-    let _ = mm.madvise(start, len, crate::mm::Advice::Huge(false));
     Ok(start..top)
-}
-
-/// Maps the vDSO with its data page in front, and says where. Without room for it, a program does without.
-fn map_vdso<P: Platform>(mm: &Mm<P>, vdso: Option<Vdso>) -> Option<usize> {
-    let vdso = vdso?;
-    let at = mm.find_place((vdso.image.len() + 1) * PAGE_SIZE).ok()?;
-    mm.map_pages(at, core::slice::from_ref(&vdso.data), Prot::READ, b"[vvar]").ok()?;
-    mm.map_pages(at + PAGE_SIZE, &vdso.image, Prot::READ | Prot::EXEC, b"[vdso]").ok()?;
-    Some(at + PAGE_SIZE)
 }
 
 /// The last component of a path: a thread's name after exec.
@@ -411,17 +394,18 @@ fn base_name(path: &[u8]) -> &[u8] {
     path.rsplit(|&b| b == b'/').next().unwrap_or(path)
 }
 
-/// Makes a thread `tid` of `process` that will run the program at `path` from the returned registers on. The memory of the
+/// Makes a thread `tid` of `process` that will run the program at `path`, in the empty memory `mm`, from the returned registers on. The memory of the
 /// calling thread is the new one then; after an error it must be activated again.
 pub fn execute<P: Platform>(
     process: &Arc<Process<P>>,
+    mm: Arc<Mm<P>>,
     tid: u32,
     path: &[u8],
     args: &[Vec<u8>],
     env: &[Vec<u8>],
     signals: ThreadSignals,
 ) -> Result<(Arc<Thread<P>>, Registers), ExecError> {
-    let image = build(process, path, args, env)?;
+    let image = build(process, mm, path, args, env)?;
     let closed = process.fds.lock().take_close_on_exec();
     drop(closed);
     process.signals.lock().reset_handlers();

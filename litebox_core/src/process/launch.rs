@@ -91,7 +91,8 @@ fn prepare<P: Platform>(
     manifest: &Manifest,
 ) -> Result<(Arc<Thread<P>>, Registers), Failure> {
     let process = process(platform, manifest)?;
-    Ok(execute(&process, PID, &manifest.exec, &manifest.args, &manifest.env, ThreadSignals::default())?)
+    let mm = process.mm.read().clone();
+    Ok(execute(&process, mm, PID, &manifest.exec, &manifest.args, &manifest.env, ThreadSignals::default())?)
 }
 
 /// The workload's process, without a program.
@@ -108,15 +109,18 @@ fn process<P: Platform>(platform: &'static P, manifest: &Manifest) -> Result<Arc
     platform.pages().set_reclaim_hook(Box::leak(Box::new(|wanted| space.reclaim(wanted))));
 
     let mut fs = FsContext::new(space.mounts.root());
-    fs.cwd = ops::resolve(&fs, &fs.cwd, &manifest.cwd, true)
-        .ok()
-        .filter(|place| place.inode.file_type() == crate::fs::FileType::Directory)
-        .ok_or_else(|| {
-            Failure::launch(format_args!(
-                "working directory {}: no such directory in the workload image",
-                String::from_utf8_lossy(&manifest.cwd)
-            ))
-        })?;
+    // The root is where it is already.
+    if manifest.cwd != b"/" {
+        fs.cwd = ops::resolve(&fs, &fs.cwd, &manifest.cwd, true)
+            .ok()
+            .filter(|place| place.inode.file_type() == crate::fs::FileType::Directory)
+            .ok_or_else(|| {
+                Failure::launch(format_args!(
+                    "working directory {}: no such directory in the workload image",
+                    String::from_utf8_lossy(&manifest.cwd)
+                ))
+            })?;
+    }
     let fds = space.standard_streams().map_err(Failure::launch)?;
     let system = System::new(space.mounts.clone(), manifest.hostname.clone().into_bytes());
     let identity = Identity { pid: PID, ppid: 0, pgid: PID, sid: PID };

@@ -15,6 +15,7 @@ pub mod stack;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod vdso;
 
 pub use exec::{ExecError, execute};
 pub use launch::{enter, launch};

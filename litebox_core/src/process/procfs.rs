@@ -6,6 +6,7 @@ use super::thread::Thread;
 use crate::fs::procfs::{ProcInfo, ProcMapping, ProcProcess, ProcSource};
 use crate::fs::{DeviceId, FsContext, Location, MountTable, OpenFile};
 use crate::linux::RELEASE;
+use crate::mm::MapName;
 use crate::platform::{Platform, Prot};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -117,17 +118,30 @@ impl<P: Platform> ProcProcess for Shown<P> {
 
     fn mappings(&self) -> Vec<ProcMapping> {
         let mm = self.0.mm.read().clone();
+        let root = self.0.fs.lock().root.clone();
+        let describe = |name: &MapName| match name {
+            MapName::Special(name) => (DeviceId::default(), 0, name.as_bytes().to_vec()),
+            MapName::File(file) => {
+                let open = file.downcast_ref::<OpenFile>();
+                let (dev, ino) = open
+                    .and_then(|open| open.metadata().ok())
+                    .map_or((DeviceId::default(), 0), |metadata| (metadata.dev, metadata.ino));
+                let path = open.and_then(OpenFile::location).map_or_else(Vec::new, |place| place.path(&root));
+                (dev, ino, path)
+            }
+        };
         mm.areas()
             .into_iter()
-            .map(|area| ProcMapping {
+            .map(|area| (area.name.as_ref().map(describe).unwrap_or_default(), area))
+            .map(|((dev, ino, name), area)| ProcMapping {
                 read: area.prot.contains(Prot::READ),
                 write: area.prot.contains(Prot::WRITE),
                 exec: area.prot.contains(Prot::EXEC),
                 shared: area.shared,
                 offset: area.offset,
-                dev: DeviceId(area.name.as_ref().map_or(0, |name| name.dev)),
-                ino: area.name.as_ref().map_or(0, |name| name.ino),
-                name: area.name.as_ref().map_or_else(Vec::new, |name| name.path.clone()),
+                dev,
+                ino,
+                name,
                 resident: mm.resident_in(area.range.clone()) as u64,
                 range: area.range,
             })

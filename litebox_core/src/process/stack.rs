@@ -2,6 +2,7 @@
 
 use crate::errno::{Errno, Result};
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// Entries of the auxiliary vector.
 #[allow(missing_docs)]
@@ -45,7 +46,7 @@ pub struct InitialStack<'a> {
     /// For AT_RANDOM.
     pub random: [u8; 16],
     /// The vector without PLATFORM, RANDOM, EXECFN and NULL, which are added.
-    pub auxv: Vec<(u64, u64)>,
+    pub auxv: &'a [(u64, u64)],
 }
 
 /// The stack's bytes, and where they go.
@@ -55,62 +56,95 @@ pub struct Image {
     pub rsp: usize,
     /// The bytes from there up to the top.
     pub bytes: Vec<u8>,
-    /// The auxiliary vector as it is in memory (/proc/PID/auxv).
-    pub auxv: Vec<u8>,
-    /// The lowest address of the argument strings.
-    pub arg_start: usize,
+    /// Where in them the argument strings are, each ended by NUL (/proc/PID/cmdline).
+    pub args: Range<usize>,
+    /// The environment (/proc/PID/environ).
+    pub env: Range<usize>,
+    /// The auxiliary vector (/proc/PID/auxv).
+    pub auxv: Range<usize>,
+}
+
+impl Image {
+    /// A copy of a part.
+    pub fn part(&self, range: &Range<usize>) -> Vec<u8> {
+        self.bytes.get(range.clone()).unwrap_or_default().to_vec()
+    }
+}
+
+/// The name of the machine, for AT_PLATFORM.
+const PLATFORM: &[u8] = b"x86_64\0";
+
+/// The bytes of the stack, from the stack pointer upwards.
+struct Writer(Vec<u8>);
+
+impl Writer {
+    #[inline(never)]
+    fn word(&mut self, word: u64) {
+        self.0.extend_from_slice(&word.to_le_bytes());
+    }
+
+    /// The addresses of strings that lie one behind the other from `at` on, and a null; where the last one ends.
+    fn addresses(&mut self, mut at: u64, strings: &[Vec<u8>]) -> u64 {
+        for string in strings {
+            self.word(at);
+            at += string.len() as u64 + 1;
+        }
+        self.word(0);
+        at
+    }
+
+    /// Strings, each ended by NUL, and where they are.
+    fn strings(&mut self, strings: &[Vec<u8>]) -> Range<usize> {
+        let start = self.0.len();
+        for string in strings {
+            self.0.extend_from_slice(string);
+            self.0.push(0);
+        }
+        start..self.0.len()
+    }
 }
 
 impl InitialStack<'_> {
     /// Lays the stack out below `top`. E2BIG.
-    pub fn build(mut self, top: usize) -> Result<Image> {
-        let strings = || self.args.iter().chain(self.env);
-        let size = strings().map(|s| s.len() + 1 + 8).sum::<usize>() + self.path.len();
-        if size > MAX_STRINGS || strings().any(|s| s.len() >= MAX_STRING) {
+    pub fn build(self, top: usize) -> Result<Image> {
+        let mut size = self.path.len() + 1;
+        for string in self.args.iter().chain(self.env) {
+            if string.len() >= MAX_STRING {
+                return Err(Errno::E2BIG);
+            }
+            size += string.len() + 1;
+        }
+        let pointers = 8 * (self.args.len() + self.env.len());
+        if size + pointers > MAX_STRINGS {
             return Err(Errno::E2BIG);
         }
         // Strings, from low to high addresses: platform, random, arguments, environment, path, and eight zero bytes at the top.
-        let mut area = Vec::new();
-        let mut offsets = Vec::new();
-        let mut put = |bytes: &[u8], nul: bool| {
-            offsets.push(area.len());
-            area.extend_from_slice(bytes);
-            if nul {
-                area.push(0);
-            }
-        };
-        put(b"x86_64", true);
-        put(&self.random, false);
-        for arg in self.args {
-            put(arg, true);
+        size += PLATFORM.len() + self.random.len() + 8;
+        // Below them the number of arguments, their addresses and the environment's, each list with a null, and the vector.
+        let words = 8 * 3 + pointers + 16 * (self.auxv.len() + 4);
+        let base = top.checked_sub(size).ok_or(Errno::E2BIG)?;
+        let rsp = base.checked_sub(words).ok_or(Errno::E2BIG)? & !15;
+        let mut to = Writer(Vec::with_capacity(top - rsp));
+        let platform = base as u64;
+        let random = platform + PLATFORM.len() as u64;
+        to.word(self.args.len() as u64);
+        let env = to.addresses(random + self.random.len() as u64, self.args);
+        let path = to.addresses(env, self.env);
+        let auxv = to.0.len();
+        let added = [(at::PLATFORM, platform), (at::RANDOM, random), (at::EXECFN, path), (at::NULL, 0)];
+        for &(key, value) in self.auxv.iter().chain(&added) {
+            to.word(key);
+            to.word(value);
         }
-        for variable in self.env {
-            put(variable, true);
-        }
-        put(self.path, true);
-        area.extend_from_slice(&[0; 8]);
-        let base = top.checked_sub(area.len()).ok_or(Errno::E2BIG)?;
-        let address = |i: usize| (base + offsets.get(i).copied().unwrap_or(0)) as u64;
-        let (args, env) = (self.args.len(), self.env.len());
-        self.auxv.extend([
-            (at::PLATFORM, address(0)),
-            (at::RANDOM, address(1)),
-            (at::EXECFN, address(2 + args + env)),
-            (at::NULL, 0),
-        ]);
-        let mut words: Vec<u64> = Vec::new();
-        words.push(args as u64);
-        words.extend((0..args).map(|i| address(2 + i)));
-        words.push(0);
-        words.extend((0..env).map(|i| address(2 + args + i)));
-        words.push(0);
-        let auxv: Vec<u8> = self.auxv.iter().flat_map(|&(k, v)| [k, v]).flat_map(u64::to_le_bytes).collect();
-        let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
-        bytes.extend_from_slice(&auxv);
-        let rsp = base.checked_sub(bytes.len()).ok_or(Errno::E2BIG)? & !15;
-        bytes.resize(base - rsp, 0);
-        bytes.extend_from_slice(&area);
-        Ok(Image { rsp, bytes, auxv, arg_start: address(2) as usize })
+        let auxv = auxv..to.0.len();
+        to.0.resize(base - rsp, 0);
+        to.0.extend_from_slice(PLATFORM);
+        to.0.extend_from_slice(&self.random);
+        let args = to.strings(self.args);
+        let env = to.strings(self.env);
+        to.0.extend_from_slice(self.path);
+        to.0.resize(top - rsp, 0);
+        Ok(Image { rsp, bytes: to.0, args, env, auxv })
     }
 }
 
@@ -127,7 +161,7 @@ mod tests {
             env: &env,
             path: b"/bin/prog",
             random: [7; 16],
-            auxv: alloc::vec![(at::PAGESZ, 4096)],
+            auxv: &[(at::PAGESZ, 4096)],
         };
         let top = 0x7fff_0000_1234;
         let image = stack.build(top).unwrap();
@@ -150,14 +184,15 @@ mod tests {
         assert_eq!(image.bytes[word(12) as usize - image.rsp..][..16], [7; 16]);
         assert_eq!((word(13), string(word(14))), (at::EXECFN, &b"/bin/prog"[..]));
         assert_eq!((word(15), word(16)), (at::NULL, 0));
+        assert_eq!(image.part(&image.args), b"prog\0\0two words\0");
+        assert_eq!(image.part(&image.env), b"A=1\0");
+        assert_eq!(image.part(&image.auxv), image.bytes[7 * 8..17 * 8]);
     }
 
     #[test]
     fn too_much_is_e2big() {
         let stack = |args: &[Vec<u8>]| {
-            InitialStack { args, env: &[], path: b"/x", random: [0; 16], auxv: Vec::new() }
-                .build(1 << 40)
-                .err()
+            InitialStack { args, env: &[], path: b"/x", random: [0; 16], auxv: &[] }.build(1 << 40).err()
         };
         assert_eq!(stack(&[alloc::vec![b'x'; 128 << 10]]), Some(Errno::E2BIG));
         assert_eq!(stack(&alloc::vec![alloc::vec![b'x'; 100_000]; 30]), Some(Errno::E2BIG));
