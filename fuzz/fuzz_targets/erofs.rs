@@ -111,7 +111,7 @@ fn through_the_layer(erofs: Erofs) {
     let Ok((fs, root)) = Tmpfs::new(host(), DeviceId::new(0, 20), Some(Arc::new(erofs)), None, 2000) else {
         return;
     };
-    let context = FsContext::new(MountTable::new(root, "overlay", "rw").root());
+    let context = FsContext::new(MountTable::new(root, "overlay", "rw", None).root());
     let mut queue = VecDeque::from([b"/".to_vec()]);
     let mut seen = 0;
     while let Some(path) = queue.pop_front() {

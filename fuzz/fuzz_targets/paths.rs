@@ -5,8 +5,8 @@
 use litebox_core::Errno;
 use litebox_core::fs::tmpfs::Tmpfs;
 use litebox_core::fs::{
-    DeviceId, FileType, FsContext, Location, MountTable, NewNode, OFlags, OpenFile, RenameMode, ResolveFlags,
-    ops,
+    Automount, Credentials, DeviceId, FileType, FsContext, Inode, Location, Mount, MountTable, NewNode,
+    OFlags, OpenFile, RenameMode, ResolveFlags, ops,
 };
 use litebox_fuzz::Input;
 use litebox_fuzz::machine::{host, without_a_leak};
@@ -24,11 +24,8 @@ fn run(bytes: &[u8]) {
         let file_system =
             |minor| Tmpfs::new(host(), DeviceId::new(0, minor), None, None, 64).expect("a file system");
         let ((_keep, root), (_also, other)) = (file_system(20), file_system(21));
-        let table = MountTable::new(root, "tmpfs", "rw");
+        let table = MountTable::new(root, "tmpfs", "rw", Some(Box::new(OverM(other))));
         let mut context = FsContext::new(table.root());
-        ops::make(&context, &context.cwd, b"/m", NewNode::Directory, 0o777).expect("an empty tree");
-        let over = ops::resolve(&context, &context.cwd, b"/m", true).expect("just made");
-        table.mount(over, other, "tmpfs", "rw").expect("a directory");
         let mut kept: Vec<Arc<OpenFile>> = Vec::new();
         for _ in 0..STEPS {
             if input.is_empty() {
@@ -38,6 +35,21 @@ fn run(bytes: &[u8]) {
         }
         check_tree(&context);
     });
+}
+
+/// One file system over the directory `m`.
+struct OverM(Arc<dyn Inode>);
+
+impl Automount for OverM {
+    fn concerns(&self, name: &[u8]) -> bool {
+        name == b"m"
+    }
+
+    fn mounts(&self, root: &Location) -> Result<Vec<Arc<Mount>>, Errno> {
+        let inode = root.inode.create(b"m", NewNode::Directory, 0o777, &Credentials::default())?;
+        let over = Location { mount: root.mount.clone(), inode };
+        Ok(vec![Mount::new(2, over, self.0.clone(), "tmpfs", "rw")?])
+    }
 }
 
 /// A path of a few parts, each chosen by a byte.
@@ -141,7 +153,7 @@ fn confined(context: &FsContext, base: &Location, name: &[u8], choice: u8) {
             return;
         }
         if Arc::ptr_eq(&at.inode, &at.mount.root) {
-            at = at.mount.over.clone().expect("a confined walk left its base");
+            at = at.mount.over().expect("a confined walk left its base");
         } else {
             // Removed meanwhile: by nobody, there is one thread; but the base itself may be.
             let Some((parent, _)) = at.inode.parent() else { return };

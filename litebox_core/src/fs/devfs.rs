@@ -77,12 +77,8 @@ impl Drivers for Devices {
 }
 
 /// The file system for `/dev`, with the devices, links, `shm` and `pts` in it.
-pub fn dev_tree(
-    host: &'static dyn Host,
-    drivers: Arc<dyn Drivers>,
-    limit: u64,
-) -> Result<(Arc<Tmpfs>, Arc<dyn Inode>)> {
-    let (fs, root) = Tmpfs::new(host, DeviceId::new(0, 6), None, Some(drivers), limit)?;
+pub fn dev_tree(host: &'static dyn Host, drivers: Arc<dyn Drivers>, limit: u64) -> Result<Arc<dyn Inode>> {
+    let (_, root) = Tmpfs::new(host, DeviceId::new(0, 6), None, Some(drivers), limit)?;
     let owner = Credentials::default();
     for (name, major, minor, mode) in NODES {
         let node = NewNode::Special(FileType::CharDevice, DeviceId::new(major, minor));
@@ -93,7 +89,7 @@ pub fn dev_tree(
     }
     root.create(b"shm", NewNode::Directory, 0o1777, &owner)?;
     root.create(b"pts", NewNode::Directory, 0o755, &owner)?;
-    Ok((fs, root))
+    Ok(root)
 }
 
 impl File for DeviceFile {

@@ -31,7 +31,7 @@ pub use context::{Credentials, FsContext};
 pub use flags::{OFlags, Permission, PollEvents, ResolveFlags};
 pub use lower::{Lower, LowerEntry, LowerId, LowerMetadata};
 pub use metadata::{DeviceId, FileType, Metadata, SetAttributes, SetTime, StatFs, Timestamp};
-pub use mount::{Location, Mount, MountTable, same};
+pub use mount::{Automount, Location, Mount, MountTable, same};
 pub use open::{OpenFile, Whence};
 pub use pipe::pipe;
 

@@ -1,11 +1,14 @@
 //! Mounts: file systems hung over directories of others.
+//!
+//! What hangs over names of a mount's root directory is made when one of the names, or the directory itself, is first wanted
+//! ([`Automount`]): most programs never look, and should not wait for it.
 
 use super::Inode;
 use crate::errno::{Errno, Result};
-use alloc::sync::Arc;
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicUsize, Ordering};
-use spin::Mutex;
+use spin::Once;
 
 /// A file system hung somewhere.
 pub struct Mount {
@@ -13,28 +16,74 @@ pub struct Mount {
     pub id: u32,
     /// Its root directory.
     pub root: Arc<dyn Inode>,
-    /// What it hangs over; `None` for the first one.
-    pub over: Option<Location>,
+    /// The directory that it hangs over, and its mount, which holds this one.
+    over: Option<(Weak<Mount>, Arc<dyn Inode>)>,
     /// Type, as `/proc/mounts` names it.
     pub kind: &'static str,
     /// Options, as `/proc/mounts` names them.
     pub options: &'static str,
-    children: Mutex<Vec<Arc<Mount>>>,
-    child_count: AtomicUsize,
+    automount: Option<Box<dyn Automount>>,
+    children: Once<Vec<Arc<Mount>>>,
+}
+
+/// Makes the mounts over names of a mount's root directory.
+pub trait Automount: Send + Sync {
+    /// Whether making them changes what `name` in the root directory is.
+    fn concerns(&self, name: &[u8]) -> bool;
+
+    /// The mounts, over directories of `root`, which are made where they are missing.
+    fn mounts(&self, root: &Location) -> Result<Vec<Arc<Mount>>>;
 }
 
 impl Mount {
     /// The mount that hangs over `inode` of this one, if any.
     pub fn child_over(&self, inode: &Arc<dyn Inode>) -> Option<Arc<Mount>> {
-        if self.child_count.load(Ordering::Relaxed) == 0 {
-            return None;
+        let children = self.children.get()?;
+        children.iter().find(|child| child.over.as_ref().is_some_and(|(_, over)| same(over, inode))).cloned()
+    }
+
+    /// Makes the mounts that hang in this one, if directory `dir` of it shows them: to be called before `name` in it is looked up, or
+    /// (`None`) before something is done with the directory itself.
+    pub fn prepare(self: &Arc<Self>, dir: &Arc<dyn Inode>, name: Option<&[u8]>) -> Result<()> {
+        let Some(source) = &self.automount else { return Ok(()) };
+        if self.children.is_completed()
+            || !same(dir, &self.root)
+            || name.is_some_and(|name| !source.concerns(name))
+        {
+            return Ok(());
         }
-        let children = self.children.lock();
-        children
-            .iter()
-            .rev()
-            .find(|child| child.over.as_ref().is_some_and(|over| same(&over.inode, inode)))
-            .cloned()
+        let made = source.mounts(&Location { mount: self.clone(), inode: self.root.clone() })?;
+        // Whoever was first wins.
+        self.children.call_once(|| made);
+        Ok(())
+    }
+
+    /// What it hangs over; `None` for the first one.
+    pub fn over(&self) -> Option<Location> {
+        let (mount, inode) = self.over.as_ref()?;
+        Some(Location { mount: mount.upgrade()?, inode: inode.clone() })
+    }
+
+    /// A mount `id` of `root` over the directory `over`, for [`Automount::mounts`]. ENOTDIR.
+    pub fn new(
+        id: u32,
+        over: Location,
+        root: Arc<dyn Inode>,
+        kind: &'static str,
+        options: &'static str,
+    ) -> Result<Arc<Mount>> {
+        if over.inode.file_type() != super::FileType::Directory {
+            return Err(Errno::ENOTDIR);
+        }
+        Ok(Arc::new(Mount {
+            id,
+            root,
+            over: Some((Arc::downgrade(&over.mount), over.inode)),
+            kind,
+            options,
+            automount: None,
+            children: Once::new(),
+        }))
     }
 }
 
@@ -78,8 +127,8 @@ impl Location {
         let mut deleted = false;
         while !at.is(root) {
             if same(&at.inode, &at.mount.root) {
-                match &at.mount.over {
-                    Some(over) => at = over.clone(),
+                match at.mount.over() {
+                    Some(over) => at = over,
                     None => break,
                 }
                 continue;
@@ -111,33 +160,18 @@ impl Location {
 /// All mounts of a process (one mount namespace).
 pub struct MountTable {
     root: Arc<Mount>,
-    all: Mutex<Vec<Arc<Mount>>>,
-}
-
-impl Drop for MountTable {
-    /// A mount and what hangs over it hold each other; the end of the table is the end of that.
-    fn drop(&mut self) {
-        for mount in self.all.get_mut().drain(..) {
-            mount.child_count.store(0, Ordering::Relaxed);
-            let children = core::mem::take(&mut *mount.children.lock());
-            drop(children);
-        }
-    }
 }
 
 impl MountTable {
-    /// A table with `root` as the file system at `/`.
-    pub fn new(root: Arc<dyn Inode>, kind: &'static str, options: &'static str) -> MountTable {
-        let root = Arc::new(Mount {
-            id: 1,
-            root,
-            over: None,
-            kind,
-            options,
-            children: Mutex::new(Vec::new()),
-            child_count: AtomicUsize::new(0),
-        });
-        MountTable { all: Mutex::new(alloc::vec![root.clone()]), root }
+    /// A table with `root` as the file system at `/`, and `automount` over names in it.
+    pub fn new(
+        root: Arc<dyn Inode>,
+        kind: &'static str,
+        options: &'static str,
+        automount: Option<Box<dyn Automount>>,
+    ) -> MountTable {
+        let root = Mount { id: 1, root, over: None, kind, options, automount, children: Once::new() };
+        MountTable { root: Arc::new(root) }
     }
 
     /// The root directory.
@@ -145,37 +179,10 @@ impl MountTable {
         Location { mount: self.root.clone(), inode: self.root.root.clone() }
     }
 
-    /// Hangs `root` over the directory `over`. ENOTDIR.
-    pub fn mount(
-        &self,
-        over: Location,
-        root: Arc<dyn Inode>,
-        kind: &'static str,
-        options: &'static str,
-    ) -> Result<Arc<Mount>> {
-        if over.inode.file_type() != super::FileType::Directory {
-            return Err(Errno::ENOTDIR);
-        }
-        let mut all = self.all.lock();
-        let parent = over.mount.clone();
-        let mount = Arc::new(Mount {
-            id: all.len() as u32 + 1,
-            root,
-            over: Some(over),
-            kind,
-            options,
-            children: Mutex::new(Vec::new()),
-            child_count: AtomicUsize::new(0),
-        });
-        parent.children.lock().push(mount.clone());
-        parent.child_count.fetch_add(1, Ordering::Relaxed);
-        all.push(mount.clone());
-        Ok(mount)
-    }
-
-    /// All mounts, oldest first.
+    /// All mounts, by id. Those that are made on demand are there when somebody can ask: that needs /proc, which is one of them.
     pub fn all(&self) -> Vec<Arc<Mount>> {
-        self.all.lock().clone()
+        let children = self.root.children.get().map_or(&[][..], Vec::as_slice);
+        core::iter::once(&self.root).chain(children).cloned().collect()
     }
 }
 
@@ -184,20 +191,60 @@ mod tests {
     use super::*;
     use crate::fs::testing::TestHost;
     use crate::fs::tmpfs::Tmpfs;
-    use crate::fs::{DeviceId, FsContext, NewNode, ops};
+    use crate::fs::{Credentials, DeviceId, FsContext, NewNode, ops};
+
+    /// One file system over the directory `m`.
+    struct OverM(Arc<dyn Inode>);
+
+    impl Automount for OverM {
+        fn concerns(&self, name: &[u8]) -> bool {
+            name == b"m"
+        }
+        fn mounts(&self, root: &Location) -> Result<Vec<Arc<Mount>>> {
+            let inode = root.inode.create(b"m", NewNode::Directory, 0o777, &Credentials::default())?;
+            let over = Location { mount: root.mount.clone(), inode };
+            Ok(alloc::vec![Mount::new(2, over, self.0.clone(), "tmpfs", "rw")?])
+        }
+    }
 
     #[test]
     fn a_table_that_is_dropped_leaves_nothing() {
         let host = TestHost::leak(64);
         let new = |minor| Tmpfs::new(host, DeviceId::new(0, minor), None, None, 10).unwrap();
         let ((below, root), (above, over)) = (new(20), new(21));
-        let table = MountTable::new(root, "tmpfs", "rw");
+        let table = MountTable::new(root, "tmpfs", "rw", Some(Box::new(OverM(over))));
         let context = FsContext::new(table.root());
-        ops::make(&context, &context.cwd, b"m", NewNode::Directory, 0o777).unwrap();
-        let place = ops::resolve(&context, &context.cwd, b"m", true).unwrap();
-        table.mount(place, over, "tmpfs", "rw").unwrap();
+        ops::resolve(&context, &context.cwd, b"m", true).unwrap();
+        assert_eq!(table.all().len(), 2);
         assert!(Arc::strong_count(&below) > 1 && Arc::strong_count(&above) > 1);
         drop((context, table));
         assert_eq!((Arc::strong_count(&below), Arc::strong_count(&above)), (1, 1));
+    }
+
+    #[test]
+    fn mounts_are_there_for_whoever_looks() {
+        let host = TestHost::leak(64);
+        let new = |minor| Tmpfs::new(host, DeviceId::new(0, minor), None, None, 10).unwrap().1;
+        // What each is to see, and whether it needs the mount.
+        type Look = fn(&FsContext) -> Result<()>;
+        let looks: [(Look, bool); 6] = [
+            (|c| ops::resolve(c, &c.cwd, b"x", true).map(drop), false),
+            (|c| ops::resolve(c, &c.cwd, b"/m/../m/.", true).map(drop), true),
+            (|c| ops::resolve(c, &c.cwd, b"/", true).map(drop), true),
+            (|c| ops::resolve(c, &c.cwd, b".", true).map(drop), true),
+            (|c| ops::make(c, &c.cwd, b"m", NewNode::Directory, 0o777), true),
+            (|c| ops::unlink(c, &c.cwd, b"m", true), true),
+        ];
+        for (look, needs) in looks {
+            let table = MountTable::new(new(20), "tmpfs", "rw", Some(Box::new(OverM(new(21)))));
+            let context = FsContext::new(table.root());
+            assert_eq!(table.all().len(), 1);
+            let seen = look(&context);
+            assert!(matches!(seen, Ok(()) | Err(Errno::ENOENT | Errno::EEXIST | Errno::EBUSY)), "{seen:?}");
+            assert_eq!(table.all().len(), if needs { 2 } else { 1 });
+            let m = ops::resolve(&context, &context.cwd, b"m", true).unwrap();
+            assert_eq!(m.inode.metadata().unwrap().dev, DeviceId::new(0, 21));
+            assert_eq!(m.path(&context.root), b"/m");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The tree that the workload sees: the image with a writable layer over it, and /dev, /proc, /sys, /tmp.
+//! The tree that the workload sees: the image with a writable layer over it, and /dev, /proc, /sys, /tmp, which are made when something
+//! first looks.
 
 use super::console::{ConsoleDevice, Role};
 use super::devfs::{Devices, dev_tree};
@@ -6,12 +7,16 @@ use super::procfs::{ProcSource, proc_tree};
 use super::sysfs::sys_tree;
 use super::tmpfs::Tmpfs;
 use super::{
-    Credentials, DeviceId, FileType, Host, Inode, Location, Lower, MountTable, NewNode, OFlags, OpenFile,
+    Automount, Credentials, DeviceId, FileType, Host, Inode, Location, Lower, Mount, MountTable, NewNode,
+    OFlags, OpenFile,
 };
 use crate::errno::{Errno, Result};
 use crate::fd::FdTable;
 use crate::platform::Stream;
+use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
 
 /// Device of the root file system.
 const ROOT_DEVICE: DeviceId = DeviceId::new(0, 20);
@@ -32,7 +37,6 @@ pub struct Namespace {
     /// All mounts.
     pub mounts: Arc<MountTable>,
     root: Arc<Tmpfs>,
-    dev: Arc<Tmpfs>,
     console: Arc<ConsoleDevice>,
     streams: StandardStreams,
 }
@@ -49,14 +53,9 @@ impl Namespace {
         let console = ConsoleDevice::new(host, streams.window);
         let devices = Devices::new(host, console.clone(), streams.tty.contains(&true));
         let (root, root_dir) = Tmpfs::new(host, ROOT_DEVICE, lower, Some(devices.clone()), limit)?;
-        let mounts = Arc::new(MountTable::new(root_dir, "overlay", "rw"));
-        let at = mounts.root();
-        let (dev, dev_dir) = dev_tree(host, devices, limit)?;
-        mounts.mount(directory(&at, b"dev", 0o755)?, dev_dir, "devtmpfs", "rw")?;
-        mounts.mount(directory(&at, b"proc", 0o555)?, proc_tree(host, source), "proc", "rw")?;
-        mounts.mount(directory(&at, b"sys", 0o555)?, sys_tree(host), "sysfs", "ro")?;
-        directory(&at, b"tmp", 0o1777)?;
-        Ok(Namespace { mounts, root, dev, console, streams })
+        let system = SystemTrees { host, source, devices, limit };
+        let mounts = MountTable::new(root_dir, "overlay", "rw", Some(Box::new(system)));
+        Ok(Namespace { mounts: Arc::new(mounts), root, console, streams })
     }
 
     /// Descriptors 0, 1 and 2.
@@ -80,8 +79,33 @@ impl Namespace {
 
     /// Drops up to `wanted` pages that the image still has; for the page pool's reclaim hook.
     pub fn reclaim(&self, wanted: usize) -> usize {
-        let freed = self.root.reclaim(wanted);
-        if freed < wanted { freed + self.dev.reclaim(wanted - freed) } else { freed }
+        self.root.reclaim(wanted)
+    }
+}
+
+/// /dev, /proc, /sys, and the directory /tmp.
+struct SystemTrees {
+    host: &'static dyn Host,
+    source: Arc<dyn ProcSource>,
+    devices: Arc<Devices>,
+    limit: u64,
+}
+
+impl Automount for SystemTrees {
+    fn concerns(&self, name: &[u8]) -> bool {
+        [&b"dev"[..], b"proc", b"sys", b"tmp"].contains(&name)
+    }
+
+    fn mounts(&self, root: &Location) -> Result<Vec<Arc<Mount>>> {
+        let host = self.host;
+        let dev = dev_tree(host, self.devices.clone(), self.limit)?;
+        let proc = proc_tree(host, self.source.clone());
+        directory(root, b"tmp", 0o1777)?;
+        Ok(vec![
+            Mount::new(2, directory(root, b"dev", 0o755)?, dev, "devtmpfs", "rw")?,
+            Mount::new(3, directory(root, b"proc", 0o555)?, proc, "proc", "rw")?,
+            Mount::new(4, directory(root, b"sys", 0o555)?, sys_tree(host), "sysfs", "ro")?,
+        ])
     }
 }
 
@@ -104,7 +128,6 @@ mod tests {
     use super::super::testing::{SliceSource, TestHost, VecSink};
     use super::super::{FsContext, ResolveFlags, ops};
     use super::*;
-    use alloc::vec::Vec;
 
     struct Nobody;
     impl ProcSource for Nobody {

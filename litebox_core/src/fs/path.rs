@@ -53,6 +53,7 @@ impl<'a> Walk<'a> {
     pub fn resolve(&mut self, base: &Location, path: &[u8], follow: bool) -> Result<Location> {
         let mut at = base.clone();
         self.walk(&mut at, path, false, follow)?;
+        at.mount.prepare(&at.inode, None)?;
         Ok(at)
     }
 
@@ -60,6 +61,7 @@ impl<'a> Walk<'a> {
     pub fn resolve_parent(&mut self, base: &Location, path: &[u8]) -> Result<(Location, Last)> {
         let mut at = base.clone();
         let last = self.walk(&mut at, path, true, false)?.unwrap_or(Last::Root);
+        at.mount.prepare(&at.inode, None)?;
         Ok((at, last))
     }
 
@@ -120,6 +122,7 @@ impl<'a> Walk<'a> {
                 _ if last && parent => return Ok(Step::Parent(Last::Name(name.to_vec(), slashes))),
                 _ => {}
             }
+            at.mount.prepare(&at.inode, Some(name))?;
             let child = at.inode.lookup(name)?;
             match child.file_type() {
                 FileType::Symlink if !last || follow || slashes => {
@@ -190,7 +193,7 @@ impl<'a> Walk<'a> {
                 at.inode = at.inode.parent().ok_or(Errno::ENOENT)?.0;
                 return self.down(at);
             }
-            match at.mount.over.clone() {
+            match at.mount.over() {
                 Some(over) => {
                     self.crossing(at, &over)?;
                     *at = over;

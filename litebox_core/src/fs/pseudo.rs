@@ -136,7 +136,7 @@ impl Inode for PseudoInode {
             Pseudo::Magic(place, _) => Ok(LinkTarget::Jump(place().ok_or(Errno::ENOENT)?)),
             Pseudo::Open(file, _) => {
                 let inode: Arc<dyn Inode> = Arc::new(Reopened { file: file.clone(), statfs: self.statfs() });
-                Ok(LinkTarget::Jump(MountTable::new(inode, "anon", "rw").root()))
+                Ok(LinkTarget::Jump(MountTable::new(inode, "anon", "rw", None).root()))
             }
             _ => self.readlink().map(LinkTarget::Path),
         }

@@ -321,7 +321,7 @@ fn mounts(process: &dyn ProcProcess, info: bool) -> Vec<u8> {
         let (kind, options) = (mount.kind, mount.options);
         let line = if info {
             let dev = mount.root.metadata().map(|metadata| metadata.dev).unwrap_or_default();
-            let parent = mount.over.as_ref().map_or(0, |over| over.mount.id);
+            let parent = mount.over().map_or(0, |over| over.mount.id);
             let (id, major, minor) = (mount.id, dev.major(), dev.minor());
             format!("{id} {parent} {major}:{minor} / {at} {options},relatime - {kind} {kind} {options}\n")
         } else {

@@ -4,7 +4,7 @@ use super::super::{FileType, LowerId};
 use super::Node;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use hashbrown::HashMap;
+use alloc::vec::Vec;
 
 /// What a name stands for.
 #[derive(Clone)]
@@ -24,8 +24,9 @@ struct Slot {
 
 /// A directory's names. A name keeps its cookie (its position for `readdir`) as long as it exists.
 pub(super) struct Directory {
-    slots: HashMap<Arc<[u8]>, Slot>,
-    order: BTreeMap<u64, Arc<[u8]>>,
+    slots: BTreeMap<Arc<[u8]>, Slot>,
+    /// Names by cookie, ascending: new ones come at the end. A name that was removed leaves `None`; not more of these than names.
+    order: Vec<(u64, Option<Arc<[u8]>>)>,
     next_cookie: u64,
     /// How many names are visible, of those in `slots`.
     visible: usize,
@@ -42,8 +43,8 @@ const FIRST_COOKIE: u64 = 2;
 impl Directory {
     pub(super) fn new(lower: Option<LowerId>) -> Directory {
         Directory {
-            slots: HashMap::new(),
-            order: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            order: Vec::new(),
             next_cookie: FIRST_COOKIE,
             visible: 0,
             listed: lower.is_none(),
@@ -83,7 +84,7 @@ impl Directory {
         let name: Arc<[u8]> = name.into();
         let cookie = self.next_cookie;
         self.next_cookie += 1;
-        self.order.insert(cookie, name.clone());
+        self.order.push((cookie, Some(name.clone())));
         self.slots.insert(name, Slot { child, cookie });
         self.visible += usize::from(shown);
     }
@@ -94,14 +95,22 @@ impl Directory {
             return self.set(name, Child::Whiteout);
         }
         if let Some(slot) = self.slots.remove(name) {
-            self.order.remove(&slot.cookie);
+            let at = self.order.partition_point(|(cookie, _)| *cookie < slot.cookie);
+            if let Some((_, name)) = self.order.get_mut(at) {
+                *name = None;
+            }
+            if self.order.len() > 2 * self.slots.len() {
+                self.order.retain(|(_, name)| name.is_some());
+            }
             self.visible -= usize::from(!matches!(slot.child, Child::Whiteout));
         }
     }
 
     /// The visible names from position `from` on, with the position after each.
     pub(super) fn entries(&self, from: u64) -> impl Iterator<Item = (u64, &Arc<[u8]>, &Child)> {
-        self.order.range(from..).filter_map(|(cookie, name)| {
+        let first = self.order.partition_point(|(cookie, _)| *cookie < from);
+        self.order.iter().skip(first).filter_map(|(cookie, name)| {
+            let name = name.as_ref()?;
             let child = &self.slots.get(name)?.child;
             (!matches!(child, Child::Whiteout)).then_some((cookie + 1, name, child))
         })

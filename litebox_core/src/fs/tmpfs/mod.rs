@@ -20,10 +20,9 @@ pub use node::Node;
 use super::devfs::Drivers;
 use super::{Credentials, DeviceId, FileType, Host, Inode, Lower, LowerId, StatFs, Timestamp};
 use crate::errno::{Errno, Result};
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicU64, Ordering};
-use hashbrown::HashMap;
 use spin::Mutex;
 
 /// `f_type` of `statfs(2)`.
@@ -46,7 +45,7 @@ pub struct Tmpfs {
     node_limit: u64,
     namespace: Mutex<()>,
     /// Nodes of lower files with several names, so that all names find the same one.
-    shared: Mutex<HashMap<LowerId, Weak<Node>>>,
+    shared: Mutex<BTreeMap<LowerId, Weak<Node>>>,
     /// Files that may hold clean pages, oldest first.
     clean: Mutex<VecDeque<Weak<Node>>>,
 }
@@ -73,7 +72,7 @@ impl Tmpfs {
             nodes: AtomicU64::new(0),
             node_limit: limit,
             namespace: Mutex::new(()),
-            shared: Mutex::new(HashMap::new()),
+            shared: Mutex::new(BTreeMap::new()),
             clean: Mutex::new(VecDeque::new()),
         });
         let root = match &fs.lower {

@@ -63,13 +63,13 @@ impl Lower for OneFile {
 
 fn plain(limit: u64) -> (Arc<Tmpfs>, FsContext) {
     let (fs, root) = Tmpfs::new(TestHost::leak(4096), DEV, None, None, limit).unwrap();
-    (fs, FsContext::new(MountTable::new(root, "tmpfs", "rw").root()))
+    (fs, FsContext::new(MountTable::new(root, "tmpfs", "rw", None).root()))
 }
 
 fn layered() -> (Arc<Tmpfs>, FsContext) {
     let host = TestHost::leak(1024);
     let (fs, root) = Tmpfs::new(host, DEV, Some(Arc::new(OneFile(host))), None, 100).unwrap();
-    (fs, FsContext::new(MountTable::new(root, "tmpfs", "rw").root()))
+    (fs, FsContext::new(MountTable::new(root, "tmpfs", "rw", None).root()))
 }
 
 fn open(context: &FsContext, path: &[u8], flags: OFlags) -> Result<Arc<OpenFile>> {

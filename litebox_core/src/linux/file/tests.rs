@@ -102,7 +102,7 @@ impl Caller for Thread {
 fn thread() -> Thread {
     let host = TestHost::leak(512);
     let (_fs, root) = Tmpfs::new(host, DeviceId::new(0, 20), None, None, 100).unwrap();
-    let context = FsContext::new(MountTable::new(root, "tmpfs", "rw").root());
+    let context = FsContext::new(MountTable::new(root, "tmpfs", "rw", None).root());
     let memory = RefCell::new(vec![0; SIZE]);
     Thread { fds: Mutex::default(), fs: Mutex::new(Arc::new(context)), host, memory }
 }
