@@ -359,3 +359,86 @@ pub fn paths() -> Vec<Vec<u8>> {
         vec![1, 1, 3, 1, 3, 1, 1, 4, 2, 3, 4, 12, 1, 3, 12, 1, 4, 9, 1, 4, 3],
     ]
 }
+
+/// Programs as `syscalls` reads them: strings, then calls. Small numbers are written as `12 + n`.
+pub fn syscalls() -> Vec<Vec<u8>> {
+    const fn n(value: u8) -> u8 {
+        value + 12
+    }
+    /// A pointer to slot `i` of 64 bytes.
+    fn slot(i: u8) -> [u8; 2] {
+        [3, i]
+    }
+    /// A call with its arguments, filled up with zeros.
+    fn call(number: u8, arguments: &[&[u8]]) -> Vec<u8> {
+        let zeros = vec![n(0); 6 - arguments.len()];
+        [&[number][..], &arguments.concat(), &zeros].concat()
+    }
+    fn program(strings: &[u8], calls: &[Vec<u8>]) -> Vec<u8> {
+        [&[strings.len() as u8][..], strings, &calls.concat()].concat()
+    }
+    let mut strings = vec![0; 192];
+    put(&mut strings, 0, b"/tmp/file\0");
+    put(&mut strings, 64, b"/proc/self/maps\0");
+    // A timespec of a millisecond, then an iovec of one buffer.
+    put(&mut strings, 136, &1_000_000u64.to_le_bytes());
+    put(&mut strings, 144, &0x2000_0400u64.to_le_bytes());
+    put(&mut strings, 152, &100u64.to_le_bytes());
+    let (file, maps, time, vector) = (slot(0), slot(1), slot(2), [1, 144, 0]);
+    let buffer = slot(16);
+    vec![
+        program(
+            &strings,
+            &[
+                call(2, &[&file, &[n(0o102)], &[4, 0xa4, 1, 0, 0]]), // open, creating
+                call(1, &[&[0], &file, &[n(100)]]),                  // write
+                call(8, &[&[n(3)]]),                                 // lseek
+                call(20, &[&[n(3)], &vector, &[n(1)]]),              // writev
+                call(9, &[&[n(0)], &[10, 2, 0], &[n(3)], &[n(1)], &[n(3)]]), // mmap the file, shared
+                call(11, &[&[0], &[10, 1, 0]]),                      // munmap
+                call(87, &[&file]),                                  // unlink
+            ],
+        ),
+        program(
+            &strings,
+            &[
+                call(2, &[&maps]),
+                call(0, &[&[n(3)], &buffer, &[10, 1, 0]]),
+                call(9, &[&[n(0)], &[10, 0, 2], &[n(3)], &[n(0x22)], &[6, 1]]), // mmap 2 MiB
+                vec![0xfd, 0, 1, 0],
+                call(10, &[&[0], &[10, 1, 0], &[n(1)]]), // mprotect
+                call(25, &[&[0], &[10, 1, 0], &[10, 4, 0], &[n(1)]]), // mremap
+                call(28, &[&[0], &[10, 1, 0], &[n(4)]]), // madvise
+                call(12, &[&[n(0)]]),                    // brk
+            ],
+        ),
+        program(
+            &strings,
+            &[
+                call(22, &[&buffer]), // pipe
+                call(1, &[&[n(4)], &file, &[n(9)]]),
+                call(7, &[&buffer, &[n(2)], &[n(5)]]),            // poll
+                call(35, &[&time, &buffer]),                      // nanosleep
+                call(202, &[&buffer, &[n(128)], &[n(0)], &time]), // futex wait
+                call(13, &[&[n(10)], &file, &buffer, &[n(8)]]),   // rt_sigaction
+                call(62, &[&[n(1)], &[n(10)]]),                   // kill
+                call(0, &[&[n(3)], &buffer, &[n(100)]]),
+                call(0, &[&[n(3)], &buffer, &[n(100)]]), // waits for ever
+            ],
+        ),
+        program(
+            &strings,
+            &[
+                call(83, &[&file]),                                    // mkdir
+                call(80, &[&file]),                                    // chdir
+                call(79, &[&buffer, &[n(100)]]),                       // getcwd
+                call(88, &[&maps, &file]),                             // symlink
+                call(217, &[&[n(0)], &buffer, &[10, 1, 0]]),           // getdents64
+                call(16, &[&[n(0)], &[4, 0x13, 0x54, 0, 0], &buffer]), // TIOCGWINSZ
+                call(0, &[&[n(0)], &buffer, &[n(100)]]),               // what was typed
+                call(59, &[&file, &buffer, &buffer]),                  // execve
+                call(231, &[&[n(3)]]),                                 // exit_group
+            ],
+        ),
+    ]
+}

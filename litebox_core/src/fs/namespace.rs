@@ -12,6 +12,7 @@ use super::{
 };
 use crate::errno::{Errno, Result};
 use crate::fd::FdTable;
+use crate::mm::ReclaimHook;
 use crate::platform::Stream;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -77,9 +78,10 @@ impl Namespace {
         Ok(table)
     }
 
-    /// Drops up to `wanted` pages that the image still has; for the page pool's reclaim hook.
-    pub fn reclaim(&self, wanted: usize) -> usize {
-        self.root.reclaim(wanted)
+    /// The page pool's reclaim hook: drops pages that the image still has, as long as the tree is there.
+    pub fn reclaimer(&self) -> Arc<ReclaimHook> {
+        let layer = Arc::downgrade(&self.root);
+        Arc::new(move |wanted| layer.upgrade().map_or(0, |layer| layer.reclaim(wanted)))
     }
 }
 

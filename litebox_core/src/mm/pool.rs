@@ -6,6 +6,7 @@
 //! their own list links; the metadata words lie at the beginning of each region.
 
 use crate::platform::{LARGE_PAGE_SIZE, OutOfMemory, PAGE_SIZE};
+use alloc::sync::Arc;
 use core::ops::Range;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
@@ -67,7 +68,7 @@ pub struct PagePool {
     total: AtomicUsize,
     reserve: AtomicUsize,
     accept: Once<&'static AcceptHook>,
-    reclaim: Once<&'static ReclaimHook>,
+    reclaim: Mutex<Option<Arc<ReclaimHook>>>,
 }
 
 impl Default for PagePool {
@@ -92,7 +93,7 @@ impl PagePool {
             total: AtomicUsize::new(0),
             reserve: AtomicUsize::new(0),
             accept: Once::new(),
-            reclaim: Once::new(),
+            reclaim: Mutex::new(None),
         }
     }
 
@@ -133,9 +134,10 @@ impl PagePool {
         self.accept.call_once(|| hook);
     }
 
-    /// Sets what to call when memory has run out.
-    pub fn set_reclaim_hook(&self, hook: &'static ReclaimHook) {
-        self.reclaim.call_once(|| hook);
+    /// Sets what to call when memory has run out; the last one counts.
+    pub fn set_reclaim_hook(&self, hook: Arc<ReclaimHook>) {
+        let old = self.reclaim.lock().replace(hook);
+        drop(old);
     }
 
     /// Frames that are not allocated.
@@ -253,7 +255,9 @@ impl PagePool {
 
     /// Asks whoever holds pages that can be had again to let go of them.
     pub fn reclaim_some(&self, pages: usize) -> usize {
-        self.reclaim.get().map_or(0, |hook| hook(pages))
+        // The hook takes locks of its own, and may come here again.
+        let hook = self.reclaim.lock().clone();
+        hook.map_or(0, |hook| hook(pages))
     }
 
     /// Takes a block off the lists; its frames have a count of one each.

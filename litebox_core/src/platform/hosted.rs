@@ -37,10 +37,23 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What is called when nothing can wake the thread that waits.
+type Idle = Arc<dyn Fn() + Send + Sync>;
+
+/// A sleep beyond this is taken for one without an end, where time is simulated.
+const LONGEST_SLEEP: u64 = 3_600_000_000_000;
+
+/// Time that passes only where somebody waits for it.
+struct Simulated {
+    now: u64,
+    idle: Idle,
+}
+
 /// The platform.
 pub struct Hosted {
     pool: &'static PagePool,
     start: Instant,
+    simulated: Mutex<Option<Simulated>>,
     seed: AtomicU64,
     permits: Mutex<HashMap<u64, Permit>>,
     next_token: AtomicU64,
@@ -112,6 +125,7 @@ impl Hosted {
         Box::leak(Box::new(Hosted {
             pool,
             start: Instant::now(),
+            simulated: Mutex::default(),
             seed: AtomicU64::new(1),
             permits: Mutex::default(),
             next_token: AtomicU64::new(1),
@@ -120,6 +134,40 @@ impl Hosted {
             console: Recorder::default(),
             root: disk.map(|bytes| &*Box::leak(Box::new(Disk(bytes))) as &dyn BlockDevice),
         }))
+    }
+
+    /// Begins a life in which everything is the same each time: what was scripted, typed, written and drawn at random is forgotten, and
+    /// time stands still but for a thread that waits, whose deadline has come at once. Where none would, `idle` is called. For
+    /// machines with one thread.
+    pub fn relive(&self, idle: impl Fn() + Send + Sync + 'static) {
+        *lock(&self.simulated) = Some(Simulated { now: 1_000_000_000, idle: Arc::new(idle) });
+        self.seed.store(1, Ordering::Relaxed);
+        lock(&self.permits).clear();
+        lock(&self.script).clear();
+        *lock(&self.bases) = (0, 0);
+        *lock(&self.console.output) = Default::default();
+        lock(&self.console.input).clear();
+    }
+
+    /// Where time is simulated: waits, and says so.
+    fn simulated_park(&self, deadline: Option<u64>) -> bool {
+        let idle = {
+            let mut simulated = lock(&self.simulated);
+            let Some(simulated) = &mut *simulated else { return false };
+            let permit = self.permit(self.current().0);
+            if std::mem::take(&mut *lock(&permit.0)) {
+                return true;
+            }
+            match deadline {
+                Some(at) if at <= simulated.now.saturating_add(LONGEST_SLEEP) => {
+                    simulated.now = simulated.now.max(at);
+                    return true;
+                }
+                _ => simulated.idle.clone(),
+            }
+        };
+        idle();
+        true
     }
 
     /// What the next run of user code does; with no step left it calls `exit_group(0)`.
@@ -330,6 +378,9 @@ impl Threads for Hosted {
         })
     }
     fn park(&self, deadline: Option<u64>) {
+        if self.simulated_park(deadline) {
+            return;
+        }
         let permit = self.permit(self.current().0);
         let mut given = lock(&permit.0);
         while !*given {
@@ -367,7 +418,8 @@ impl Threads for Hosted {
 
 impl Clock for Hosted {
     fn monotonic(&self) -> u64 {
-        self.start.elapsed().as_nanos() as u64
+        let simulated = lock(&self.simulated).as_ref().map(|simulated| simulated.now);
+        simulated.unwrap_or_else(|| self.start.elapsed().as_nanos() as u64)
     }
     fn realtime(&self) -> u64 {
         1_700_000_000_000_000_000 + self.monotonic()
@@ -417,6 +469,25 @@ impl Platform for Hosted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn simulated_time_passes_for_those_who_wait() {
+        static IDLE: AtomicU64 = AtomicU64::new(0);
+        let host = Hosted::leak(1024);
+        host.relive(|| {
+            IDLE.fetch_add(1, Ordering::Relaxed);
+        });
+        let before = host.monotonic();
+        assert_eq!(host.monotonic(), before);
+        host.park(Some(before + 500_000_000));
+        assert_eq!(host.monotonic(), before + 500_000_000);
+        host.unpark(host.current());
+        host.park(None);
+        assert_eq!(IDLE.load(Ordering::Relaxed), 0);
+        host.park(None);
+        host.park(Some(u64::MAX));
+        assert_eq!((IDLE.load(Ordering::Relaxed), host.monotonic()), (2, before + 500_000_000));
+    }
 
     #[test]
     fn an_unpark_that_comes_first_is_not_lost() {

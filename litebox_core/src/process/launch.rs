@@ -105,8 +105,7 @@ fn process<P: Platform>(platform: &'static P, manifest: &Manifest) -> Result<Arc
     };
     let space = namespace::Namespace::new(platform, lower, processes.clone(), streams)
         .map_err(|errno| Failure::launch(format_args!("cannot set the file system up: {errno}")))?;
-    let space: &'static namespace::Namespace = Box::leak(Box::new(space));
-    platform.pages().set_reclaim_hook(Box::leak(Box::new(|wanted| space.reclaim(wanted))));
+    platform.pages().set_reclaim_hook(space.reclaimer());
 
     let mut fs = FsContext::new(space.mounts.root());
     // The root is where it is already.

@@ -18,7 +18,7 @@ mod thread;
 mod vdso;
 
 pub use exec::{ExecError, execute};
-pub use launch::{enter, launch};
+pub use launch::{enter, launch, run};
 pub use limits::{Limit, Limits, Resource};
 pub use object::{Identity, Process};
 pub use thread::Thread;
