@@ -12,6 +12,8 @@ pub const MAX_COMMAND_LINE: usize = 4096;
 pub enum PlatformKind {
     /// An ordinary virtual machine, entered by PVH. Not confidential.
     Vm,
+    /// An SNP guest, entered from an IGVM file.
+    Snp,
 }
 
 /// Usable RAM: physical addresses, half open, multiples of 4096.
@@ -59,6 +61,9 @@ pub struct BootInfo {
     pub platform: PlatformKind,
     /// The time-stamp counter at the first instruction.
     pub entry_tsc: u64,
+    /// What an SNP guest is told besides; there exactly on [`PlatformKind::Snp`].
+    #[cfg(target_os = "none")]
+    pub snp: Option<crate::SnpBoot>,
     regions: [MemoryRegion; MAX_REGIONS],
     region_count: usize,
     command_line: [u8; MAX_COMMAND_LINE],
@@ -71,6 +76,8 @@ impl BootInfo {
         BootInfo {
             platform,
             entry_tsc,
+            #[cfg(target_os = "none")]
+            snp: None,
             regions: [MemoryRegion::default(); MAX_REGIONS],
             region_count: 0,
             command_line: [0; MAX_COMMAND_LINE],

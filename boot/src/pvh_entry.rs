@@ -107,7 +107,7 @@ boot_stack_top:
 
 unsafe extern "Rust" {
     /// The kernel, which defines it with exactly this signature.
-    safe fn kernel_main(info: &crate::BootInfo) -> !;
+    safe fn kernel_main(info: &mut crate::BootInfo) -> !;
     /// The kernel's way to say that it could not even start.
     safe fn kernel_boot_failed(error: BootError) -> !;
 }
@@ -131,7 +131,7 @@ impl PhysicalMemory for BootMap {
 
 extern "C" fn boot_main(start_info: u64, entry_tsc: u64) -> ! {
     match start_info::parse(&BootMap, start_info, entry_tsc) {
-        Ok(info) => kernel_main(&info),
+        Ok(mut info) => kernel_main(&mut info),
         Err(error) => kernel_boot_failed(error),
     }
 }

@@ -2,12 +2,15 @@
 
 use crate::cpu::ioapic;
 use crate::cpu::percpu::PerCpu;
+use crate::host::HOST;
 use crate::mm::heap::POOL;
 use crate::mm::kernel_map;
-use crate::mm::layout::{DEVICE_MAP, DIRECT_MAP};
+use crate::mm::layout::{DIRECT_MAP, direct};
+use crate::snp;
 use crate::{clock, log, power};
 use alloc::boxed::Box;
-use boot::{BootInfo, DeviceLocation, Options};
+use alloc::vec::Vec;
+use boot::{BootInfo, DeviceLocation, MAX_COMMAND_LINE, Options};
 use core::sync::atomic::{AtomicBool, Ordering};
 use litebox_core::manifest::Manifest;
 use litebox_core::platform::{Attack, BlockDevice, Console, PAGE_SIZE};
@@ -15,7 +18,6 @@ use platform_snp::DeviceError;
 use platform_snp::clock::{TscClock, calibrate, read_rtc};
 use platform_snp::dma::{DmaPool, DmaRegion};
 use platform_snp::fw_cfg::FwCfg;
-use platform_snp::host::direct::Direct;
 use platform_snp::host::{Environment, HostIo};
 use platform_snp::uart::{COM1, Uart};
 use platform_snp::virtio::{blk, console, mmio::Mmio};
@@ -23,16 +25,10 @@ use spin::Once;
 
 /// The fw_cfg item with the manifest.
 const MANIFEST_ITEM: &str = "opt/org.litebox/manifest";
+/// The fw_cfg item with what a plain VM has on its command line.
+const OPTIONS_ITEM: &str = "opt/org.litebox/options";
 /// The longest manifest that is read, in bytes.
 const MANIFEST_MAX: usize = 1 << 20;
-
-fn device_address(physical: u64) -> *mut u8 {
-    (DEVICE_MAP + physical) as *mut u8
-}
-
-/// The host of a plain VM.
-// SAFETY: the kernel runs in ring 0; devices are mapped by `mapped` before a driver is given their address, and stay so.
-pub static HOST: Direct = unsafe { Direct::new(device_address) };
 
 /// What drivers ask of the kernel.
 struct KernelEnvironment;
@@ -52,16 +48,18 @@ impl Environment for KernelEnvironment {
     }
 }
 
-/// Memory that the host may read and write. In a plain VM that is any memory.
+/// Memory that the host may read and write: in a plain VM any, in an SNP guest what was shared with it.
 struct SharedPages;
 
 impl DmaPool for SharedPages {
     fn allocate(&self, pages: usize) -> Option<DmaRegion> {
         let base = POOL.alloc_contiguous_raw(pages)?;
+        let bus = base.as_ptr() as u64 - DIRECT_MAP;
         // SAFETY: fresh pages, never freed; the direct map gives their physical address.
         unsafe {
+            let base = snp::share(base, pages)?;
             base.as_ptr().write_bytes(0, pages * PAGE_SIZE);
-            Some(DmaRegion::new(base, base.as_ptr() as u64 - DIRECT_MAP, pages * PAGE_SIZE))
+            Some(DmaRegion::new(base, bus, pages * PAGE_SIZE))
         }
     }
 }
@@ -101,7 +99,7 @@ fn refuse(name: &str, error: DeviceError) -> ! {
 
 /// Makes a device's registers reachable.
 fn mapped(name: &str, at: DeviceLocation, device_id: u32) -> Mmio<'static> {
-    if kernel_map::map_device(at.address, 0x200).is_err() {
+    if !snp::active() && kernel_map::map_device(at.address, 0x200).is_err() {
         refuse(name, DeviceError::OutOfMemory);
     }
     Mmio::probe(&HOST, at.address, device_id).unwrap_or_else(|error| refuse(name, error))
@@ -136,16 +134,37 @@ pub fn init_clock(info: &BootInfo, options: &Options) {
     clock::init(clock, realtime);
 }
 
-/// Fetches the manifest.
-pub fn manifest() -> Manifest {
-    let Some(region) = SharedPages.allocate(16) else { refuse("fw_cfg", DeviceError::OutOfMemory) };
-    let read = || {
-        let fw_cfg = FwCfg::new(&HOST, &ENVIRONMENT, region)?;
-        let item = fw_cfg.find(MANIFEST_ITEM)?.ok_or(DeviceError::Absent)?;
-        fw_cfg.read(item, MANIFEST_MAX)
+/// Reads a fw_cfg item of at most `limit` bytes.
+fn fw_cfg_item(name: &str, pages: usize, limit: usize) -> Result<Vec<u8>, DeviceError> {
+    let region = SharedPages.allocate(pages).ok_or(DeviceError::OutOfMemory)?;
+    let fw_cfg = FwCfg::new(&HOST, &ENVIRONMENT, region)?;
+    let item = fw_cfg.find(name)?.ok_or(DeviceError::Absent)?;
+    fw_cfg.read(item, limit)
+}
+
+/// In an SNP guest nothing that the host says is in the launch image: where its devices are and what time it is are in an item of their own, and
+/// believed no more than any answer of a device.
+pub fn read_options(info: &mut BootInfo) {
+    if info.snp.is_none() {
+        return;
+    }
+    let bytes = fw_cfg_item(OPTIONS_ITEM, 1, MAX_COMMAND_LINE)
+        .unwrap_or_else(|error| refuse("options (fw_cfg item opt/org.litebox/options)", error));
+    if let Err(error) = info.set_command_line(&bytes) {
+        power::bad_launch(format_args!("{error}"));
+    }
+}
+
+/// Finds the manifest: in an SNP guest it was launched and measured, in a plain VM the host hands it over.
+pub fn manifest(info: &BootInfo) -> Manifest {
+    let bytes = match &info.snp {
+        // SAFETY: inside of what was launched, as `LaunchBlock::check` saw, and in the direct map; nobody writes it.
+        Some(snp) => unsafe {
+            core::slice::from_raw_parts(direct(snp.block.manifest), snp.block.manifest_len as usize).to_vec()
+        },
+        None => fw_cfg_item(MANIFEST_ITEM, 16, MANIFEST_MAX)
+            .unwrap_or_else(|error| refuse("manifest (fw_cfg item opt/org.litebox/manifest)", error)),
     };
-    let bytes =
-        read().unwrap_or_else(|error| refuse("manifest (fw_cfg item opt/org.litebox/manifest)", error));
     match Manifest::parse(&bytes) {
         Ok(manifest) => manifest,
         Err(error) => power::bad_launch(format_args!("manifest: {error}")),

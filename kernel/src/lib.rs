@@ -12,6 +12,7 @@ mod clock;
 mod cpu;
 mod devices;
 mod entropy;
+mod host;
 mod log;
 mod memory_functions;
 mod mm;
@@ -19,6 +20,7 @@ pub mod platform;
 mod power;
 mod sched;
 pub mod selftest;
+mod snp;
 mod vdso;
 
 pub use platform::Kernel;
@@ -37,7 +39,11 @@ unsafe extern "Rust" {
 
 /// Called by boot, once, on the boot stack.
 #[unsafe(no_mangle)]
-fn kernel_main(info: &BootInfo) -> ! {
+fn kernel_main(info: &mut BootInfo) -> ! {
+    if let Some(snp) = &info.snp {
+        cpu::cpuid::use_table(snp.cpuid.clone());
+        mm::layout::set_c_bit(snp.block.c_bit as u32);
+    }
     let cpu = PerCpu::init_boot_cpu();
     descriptors::init(cpu);
     features::init();
@@ -48,12 +54,13 @@ fn kernel_main(info: &BootInfo) -> ! {
         ));
     }
     devices::init_serial();
+    devices::read_options(info);
     let options = devices::options(info);
     devices::init_clock(info, &options);
     if let Err(why) = entropy::init() {
         power::bad_launch(format_args!("no entropy: {why}"));
     }
-    let manifest = devices::manifest();
+    let manifest = devices::manifest(info);
     log::set_enabled(manifest.log != LogLevel::Off);
     log::line(format_args!("{} pages of memory, {} kHz", mm::heap::POOL.total_pages(), clock::khz()));
     devices::init(&options);

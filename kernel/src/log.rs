@@ -1,7 +1,7 @@
 //! The kernel log, on the serial port. Off unless the manifest switches it on: the host reads it.
 
 use crate::clock;
-use crate::devices::HOST;
+use crate::host::HOST;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 use platform_snp::uart::{COM1, Uart};

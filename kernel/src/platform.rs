@@ -1,16 +1,16 @@
 //! The type that joins the CPU's South traits, implemented here, with the host's, from `platform_snp`.
 
+use crate::cpu::cpuid::{cpuid, cpuid_count};
 use crate::cpu::{entry, features, fpu, percpu::PerCpu, trap};
 use crate::mm::heap::POOL;
 use crate::mm::layout::{USER, USER_END};
 use crate::mm::page_table::PageTable;
 use crate::mm::user_access;
-use crate::{clock, devices, entropy, power, sched, vdso};
+use crate::{clock, devices, entropy, power, sched, snp, vdso};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::arch::x86_64::__cpuid;
 use core::fmt;
 use core::ops::Range;
 use litebox_core::mm::{Page, PagePool};
@@ -117,9 +117,16 @@ impl Cpu for Kernel {
         }
         registers.rflags = registers.rflags & USER_FLAGS | FIXED_FLAGS;
         sched::before_user();
-        // SAFETY: RIP and RFLAGS were just checked; the active address space is the thread's; interrupts are off in the kernel.
-        let reason = unsafe { entry::run_user(registers) };
-        trap::user_exit(reason)
+        loop {
+            // SAFETY: RIP and RFLAGS were just checked; the active address space is the thread's; interrupts are off in the kernel.
+            let reason = unsafe { entry::run_user(registers) };
+            if reason != snp::VC {
+                return trap::user_exit(reason);
+            }
+            if let Some(exit) = snp::user_exception(registers, PerCpu::get().error_code()) {
+                return exit;
+            }
+        }
     }
 
     fn fs_base(&self) -> u64 {
@@ -169,8 +176,8 @@ impl Cpu for Kernel {
 
 /// The fields of Linux's /proc/cpuinfo that programs look at.
 fn cpuinfo(index: usize) -> String {
-    let leaf0 = __cpuid(0);
-    let leaf1 = __cpuid(1);
+    let leaf0 = cpuid(0);
+    let leaf1 = cpuid(1);
     let text = |words: &[u32]| -> String {
         words
             .iter()
@@ -182,9 +189,9 @@ fn cpuinfo(index: usize) -> String {
     };
     let vendor = text(&[leaf0.ebx, leaf0.edx, leaf0.ecx]);
     let mut brand = String::new();
-    if __cpuid(0x8000_0000).eax >= 0x8000_0004 {
+    if cpuid(0x8000_0000).eax >= 0x8000_0004 {
         for leaf in 0x8000_0002..=0x8000_0004 {
-            let part = __cpuid(leaf);
+            let part = cpuid(leaf);
             brand += &text(&[part.eax, part.ebx, part.ecx, part.edx]);
         }
     }
@@ -266,11 +273,11 @@ fn cpu_flags() -> String {
     ];
     const EXTENDED_EDX: [(u32, &str); 5] =
         [(11, "syscall"), (20, "nx"), (26, "pdpe1gb"), (27, "rdtscp"), (29, "lm")];
-    let leaf1 = __cpuid(1);
-    let leaf7 = if __cpuid(0).eax >= 7 { core::arch::x86_64::__cpuid_count(7, 0).ebx } else { 0 };
+    let leaf1 = cpuid(1);
+    let leaf7 = if cpuid(0).eax >= 7 { cpuid_count(7, 0).ebx } else { 0 };
     let sets: [(u32, &[(u32, &str)]); 4] = [
         (leaf1.edx, &LEAF1_EDX),
-        (__cpuid(0x8000_0001).edx, &EXTENDED_EDX),
+        (cpuid(0x8000_0001).edx, &EXTENDED_EDX),
         (leaf1.ecx, &LEAF1_ECX),
         (leaf7, &LEAF7_EBX),
     ];

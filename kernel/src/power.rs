@@ -2,12 +2,15 @@
 //!
 //! Nothing here allocates, takes a lock or goes through GS: it must work from a double fault.
 
-use crate::devices::HOST;
+use crate::host::HOST;
+use crate::mm::layout::c_bit;
+use crate::snp;
 use core::fmt;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 use litebox_core::platform::{Attack, ExitStatus};
 use platform_snp::exit::{self, Ending};
+use platform_snp::snp::Violation;
 use platform_snp::uart::{COM1, Uart};
 use x86_64::instructions::{hlt, interrupts, tables};
 use x86_64::structures::DescriptorTablePointer;
@@ -17,10 +20,22 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 
 fn end(ending: Ending, why: fmt::Arguments<'_>) -> ! {
     interrupts::disable();
-    if !ENDING.swap(true, Ordering::Relaxed) {
-        exit::announce(&Uart::attach(&HOST, COM1), ending, why);
+    // Before there is a GHCB, and while a request is under way, only the MSR protocol below is left.
+    if HOST.ghcb().map_or(c_bit() == 0, |ghcb| !ghcb.is_busy()) {
+        if !ENDING.swap(true, Ordering::Relaxed) {
+            exit::announce(&Uart::attach(&HOST, COM1), ending, why);
+        }
+        exit::power_off(&HOST);
     }
-    exit::power_off(&HOST);
+    if c_bit() != 0 {
+        snp::terminate(match ending {
+            Ending::Status(_) => Violation::NotSwitchedOff,
+            Ending::Attack(Attack::ImageTampered) => Violation::ImageTampered,
+            Ending::Attack(Attack::BadInterrupt) => Violation::BadInterrupt,
+            Ending::Attack(_) => Violation::BadDevice,
+            Ending::Bug => Violation::Bug,
+        });
+    }
     // The host has no debug-exit device, or ignores it: a triple fault resets the machine.
     let nothing = DescriptorTablePointer { limit: 0, base: x86_64::VirtAddr::zero() };
     // SAFETY: nothing runs after this.

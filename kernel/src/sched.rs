@@ -22,7 +22,6 @@ use litebox_core::platform::{OutOfMemory, ThreadToken};
 use spin::Mutex;
 use x86_64::VirtAddr;
 use x86_64::instructions::interrupts;
-use x86_64::registers::control::Cr3;
 use x86_64::registers::model_specific::{FsBase, KernelGsBase};
 
 /// How long a thread may run in user mode while others wait, in nanoseconds.
@@ -324,9 +323,8 @@ pub fn leave_address_space() {
 fn load_address_space(root: u64) {
     let cpu = PerCpu::get();
     if cpu.cr3.replace(root) != root {
-        let frame = x86_64::structures::paging::PhysFrame::containing_address(x86_64::PhysAddr::new(root));
         // SAFETY: every root has the kernel's upper half, so the code and the stack in use stay mapped.
-        unsafe { Cr3::write(frame, x86_64::registers::control::Cr3Flags::empty()) };
+        unsafe { kernel_map::switch_to(root) };
     }
 }
 

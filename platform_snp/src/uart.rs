@@ -38,9 +38,7 @@ impl<'h> Uart<'h> {
             if !(0..PATIENCE).any(|_| self.host.in8(self.port + 5) & 0x20 != 0) {
                 return;
             }
-            for &byte in burst {
-                self.host.out8(self.port, byte);
-            }
+            self.host.out8_each(self.port, burst);
         }
     }
 }

@@ -79,6 +79,9 @@ pub struct Run {
     /// Report what ran, where, how long and its exit status as JSON: into FILE, or as the last line of stderr
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     pub json: Option<Option<PathBuf>>,
+    /// Under the emulator: write what it counted, and each exchange between guest and host, to FILE (lines of JSON)
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Boot this package of the workspace, which is linked with the kernel as a library, instead of the kernel proper
     #[arg(long, value_name = "PACKAGE", hide = true)]
     pub kernel: Option<String>,

@@ -19,6 +19,9 @@ pub const TARGET: &str = "x86_64-unknown-none";
 /// The package that is the kernel; others may be linked with it as a library.
 pub const PACKAGE: &str = "kernel";
 
+/// The package that is the SNP emulator.
+pub const EMULATOR: &str = "snp_emulator";
+
 /// A build that takes longer than this announces itself.
 const QUIET: Duration = Duration::from_millis(1500);
 

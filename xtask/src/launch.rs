@@ -5,7 +5,7 @@
 //! virtual machines here; `emulate` has machines of another kind.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -18,11 +18,12 @@ use anyhow::{Context, Result};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 
-use crate::machine::{Accelerator, Machine, Streams};
+use crate::machine::{Accelerator, Boot, Machine, Streams};
 use crate::protocol::{Line, Parser, Verdict, status};
 use crate::qemu::process::{self, Qemu};
 pub use crate::qemu::streams::Input;
 use crate::qemu::streams::{read_some, write_all};
+use platform_snp::snp::violation::REASON_SET;
 
 /// Where a stream of output goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +41,8 @@ pub struct LaunchSpec {
     pub qemu: PathBuf,
     /// The machine.
     pub machine: Machine,
-    /// The encoded manifest.
-    pub manifest: Vec<u8>,
+    /// The encoded manifest, or the IGVM file that holds it.
+    pub payload: Vec<u8>,
     /// Standard input.
     pub stdin: Input,
     /// Standard output.
@@ -118,6 +119,33 @@ pub struct Outcome {
     pub stderr: Vec<u8>,
     /// The kernel's log (at most [`LOG_MAX`] lines, the last ones dropped).
     pub log: Vec<String>,
+    /// What the emulator reported, lines of JSON; empty without it.
+    pub emulator: String,
+}
+
+/// The last line of an emulator's report.
+#[derive(serde::Deserialize)]
+struct Summary {
+    ending: String,
+    words: String,
+    #[serde(default)]
+    set: u8,
+}
+
+/// How an emulated machine ended that did not say it itself: the emulator knows.
+fn emulated(report: &str, otherwise: &Ending) -> Ending {
+    let summary = report.lines().rev().find_map(|line| serde_json::from_str::<Summary>(line).ok());
+    match summary {
+        // The guest's own reason codes: it found an attack.
+        Some(summary) if summary.ending == "terminated" && summary.set == REASON_SET => {
+            Ending::Verdict(Verdict::HostAttack(summary.words))
+        }
+        Some(summary) => Ending::Vanished { booted: true, qemu: summary.words },
+        None => match report.lines().find(|line| line.contains("emulator_bug")) {
+            Some(line) => Ending::Vanished { booted: false, qemu: format!("bug of the emulator: {line}") },
+            None => otherwise.clone(),
+        },
+    }
 }
 
 /// Lines of log that an [`Outcome`] keeps.
@@ -152,28 +180,32 @@ pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
     let (stdin, stdin_qemu) = UnixStream::pair().context("cannot make a socket pair")?;
     let (stdout, stdout_qemu) = UnixStream::pair().context("cannot make a socket pair")?;
     let (stderr, stderr_qemu) = UnixStream::pair().context("cannot make a socket pair")?;
-    let manifest: OwnedFd =
-        memfd_create(c"manifest", MFdFlags::MFD_CLOEXEC).context("cannot make a memory file")?;
-    let mut manifest = File::from(manifest);
-    manifest.write_all(&spec.manifest).context("cannot write the manifest")?;
+    let payload: OwnedFd =
+        memfd_create(c"payload", MFdFlags::MFD_CLOEXEC).context("cannot make a memory file")?;
+    let mut payload = File::from(payload);
+    payload.write_all(&spec.payload).context("cannot write what the guest is made of")?;
+    let mut report: File =
+        memfd_create(c"report", MFdFlags::MFD_CLOEXEC).context("cannot make a memory file")?.into();
 
     let streams = Streams {
         serial: serial_qemu.as_raw_fd(),
         stdin: stdin_qemu.as_raw_fd(),
         stdout: stdout_qemu.as_raw_fd(),
         stderr: stderr_qemu.as_raw_fd(),
-        manifest: manifest.as_raw_fd(),
+        payload: payload.as_raw_fd(),
+        report: report.as_raw_fd(),
     };
     if spec.handle_signals {
         process::block_signals()?;
     }
     let small_pages = spec.machine.accelerator == Accelerator::Tcg;
-    let inherited = vec![streams.serial, streams.stdin, streams.stdout, streams.stderr, streams.manifest];
+    let inherited =
+        vec![streams.serial, streams.stdin, streams.stdout, streams.stderr, streams.payload, streams.report];
     let arguments = spec.machine.arguments(&streams);
     let start = Instant::now();
     let mut qemu = Qemu::start(&spec.qemu, &arguments, inherited, small_pages)?;
     // QEMU's ends live in QEMU alone, or its death would not end the streams.
-    drop((serial_qemu, stdin_qemu, stdout_qemu, stderr_qemu, manifest));
+    drop((serial_qemu, stdin_qemu, stdout_qemu, stderr_qemu, payload));
 
     let (events, inbox) = mpsc::channel();
     carry_serial(serial, events.clone());
@@ -224,7 +256,14 @@ pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
             qemu: process::describe_exit(exit, &errors),
         },
     };
-    Ok(Outcome { ending, timing: wait.timing, stdout, stderr, log: wait.log })
+    let mut emulator = String::new();
+    // What is no text is a bug of the emulator's, and shows as one.
+    let _ = report.seek(SeekFrom::Start(0)).and_then(|_| report.read_to_string(&mut emulator));
+    let ending = match ending {
+        Ending::Vanished { .. } if spec.machine.boot == Boot::Emulator => emulated(&emulator, &ending),
+        other => other,
+    };
+    Ok(Outcome { ending, timing: wait.timing, stdout, stderr, log: wait.log, emulator })
 }
 
 /// The state of [`launch`] while the machine runs.

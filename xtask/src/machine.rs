@@ -1,4 +1,4 @@
-//! The machine of the platform `vm`, as arguments for QEMU (`docs/design.md`, "The machine on the platform `vm`").
+//! The machine of the platforms `vm` and `snp-emulated`, as arguments for QEMU (`docs/design.md`, "The machine on the platform `vm`").
 //!
 //! Pure: a [`Machine`] becomes a list of words and nothing is started here. Each stream of bytes has a socket of its own,
 //! inherited by QEMU, so that the workload's output, its errors and the kernel's log never mix. The machine has
@@ -40,14 +40,32 @@ pub struct Streams {
     pub stdout: RawFd,
     /// From the workload's standard error.
     pub stderr: RawFd,
-    /// A file that holds the manifest.
-    pub manifest: RawFd,
+    /// A file that holds what the guest is made of: the manifest, or the IGVM file for the emulator.
+    pub payload: RawFd,
+    /// A file for what the emulator reports.
+    pub report: RawFd,
 }
+
+/// What QEMU starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// The kernel, by PVH.
+    Pvh,
+    /// The SNP emulator, which loads the IGVM file.
+    Emulator,
+}
+
+/// Memory of the emulator's own, in MiB, besides twice the IGVM file.
+pub const EMULATOR_RESERVE: u64 = 32;
 
 /// A virtual machine that can run the kernel.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    /// The kernel's ELF file.
+    /// What is started.
+    pub boot: Boot,
+    /// Whether the emulator reports each exchange.
+    pub trace: bool,
+    /// The ELF file of the kernel, or of the emulator.
     pub kernel: PathBuf,
     /// The workload image.
     pub root: Option<PathBuf>,
@@ -115,7 +133,8 @@ impl Machine {
         ]);
         add(&["-global", "virtio-mmio.force-legacy=false"]);
         add(&["-accel", &self.accelerator.to_string(), "-cpu", &self.cpu, "-smp", "1"]);
-        add(&["-m", &format!("{}k", self.memory / 1024)]);
+        let reserve = if self.boot == Boot::Emulator { EMULATOR_RESERVE << 10 } else { 0 };
+        add(&["-m", &format!("{}k", self.memory / 1024 + reserve)]);
         add(&["-chardev", &format!("socket,id=serial,fd={}", streams.serial), "-serial", "chardev:serial"]);
         add(&["-device", &format!("virtio-serial-device,max_ports=4,bus=virtio-mmio-bus.{CONSOLE_SLOT}")]);
         for (number, (name, fd)) in
@@ -127,8 +146,23 @@ impl Machine {
             add(&["-device", &format!("virtserialport,chardev={name},nr={}", number + 1)]);
         }
         add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
-        add(&["-fw_cfg", &format!("name=opt/org.litebox/manifest,file=/proc/self/fd/{}", streams.manifest)]);
-        add(&["-append", &self.command_line()]);
+        let item = |name: &str, fd: RawFd| format!("name=opt/org.litebox/{name},file=/proc/self/fd/{fd}");
+        match self.boot {
+            Boot::Pvh => {
+                add(&["-fw_cfg", &item("manifest", streams.payload)]);
+                add(&["-append", &self.command_line()]);
+            }
+            Boot::Emulator => {
+                add(&["-fw_cfg", &item("igvm", streams.payload)]);
+                add(&["-fw_cfg", &format!("name=opt/org.litebox/options,string={}", self.command_line())]);
+                add(&["-chardev", &format!("file,id=report,path=/proc/self/fd/{}", streams.report)]);
+                add(&["-device", "isa-debugcon,iobase=0x5f0,chardev=report"]);
+                if self.trace {
+                    add(&["-fw_cfg", "name=opt/org.litebox/emulate,string=trace=1"]);
+                }
+                add(&["-append", &format!("reserve={EMULATOR_RESERVE}")]);
+            }
+        }
         args.push("-kernel".into());
         args.push(self.kernel.clone().into());
         if let Some(root) = &self.root {
@@ -149,6 +183,8 @@ mod tests {
 
     fn machine() -> Machine {
         Machine {
+            boot: Boot::Pvh,
+            trace: false,
             kernel: "/k".into(),
             root: Some("/a,b".into()),
             memory: 16 << 20,
@@ -171,7 +207,7 @@ mod tests {
 
     #[test]
     fn streams_have_sockets_of_their_own() {
-        let streams = Streams { serial: 10, stdin: 11, stdout: 12, stderr: 13, manifest: 14 };
+        let streams = Streams { serial: 10, stdin: 11, stdout: 12, stderr: 13, payload: 14, report: 15 };
         let words: Vec<_> =
             machine().arguments(&streams).into_iter().map(|w| w.into_string().expect("ASCII")).collect();
         for want in [

@@ -9,6 +9,7 @@ mod doctor;
 mod emulate;
 mod fuzz;
 mod host;
+mod igvm;
 mod image;
 mod install;
 mod kernel;

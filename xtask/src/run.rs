@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use crate::cli::{Platform, Run};
 use crate::launch::{Ending, Input, LaunchSpec, Outcome, Output, launch};
-use crate::machine::Machine;
+use crate::machine::{Boot, Machine};
 use crate::protocol::status;
 use crate::workload::{self, Workload};
-use crate::{accel, host, kernel, qemu};
+use crate::{accel, host, igvm, kernel, qemu};
 
 /// What Linux gives a program that has no environment of its own to inherit.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -80,18 +80,29 @@ fn complain(why: &str) {
 }
 
 fn attempt(args: &Run, ran: &mut Option<(Machine, bool)>) -> Result<Outcome, Failure> {
-    choose_platform(args.platform)?;
+    let boot = choose_platform(args.platform)?;
     let workload =
         workload::resolve(args).map_err(|refusal| Failure { status: refusal.status, why: refusal.why })?;
     let qemu = qemu::find_or_install()?;
     let kernel = kernel::build(args.kernel.as_deref().unwrap_or(kernel::PACKAGE))?;
     let accelerator = accel::choose(args.accel, &qemu)?;
     let manifest = manifest(args, &workload)?;
-    let machine = machine(kernel, accelerator, args.memory, Some(workload.image.path.clone()));
+    let mut machine = machine(kernel, accelerator, args.memory, Some(workload.image.path.clone()));
+    let payload = match boot {
+        Boot::Pvh => manifest,
+        Boot::Emulator => {
+            let file = igvm::launch_image(&machine.kernel, &manifest)?;
+            machine.kernel = kernel::build(kernel::EMULATOR)?;
+            machine.cpu = "max,phys-bits=52,+la57".into();
+            machine.boot = boot;
+            machine.trace = args.trace.is_some();
+            file
+        }
+    };
     let spec = LaunchSpec {
         qemu,
         machine,
-        manifest,
+        payload,
         stdin: Input::Inherit,
         stdout: Output::Inherit,
         stderr: Output::Inherit,
@@ -104,6 +115,9 @@ fn attempt(args: &Run, ran: &mut Option<(Machine, bool)>) -> Result<Outcome, Fai
         let _ = fs::remove_file(&workload.image.path);
     }
     let outcome = outcome?;
+    if let Some(file) = &args.trace {
+        fs::write(file, &outcome.emulator).with_context(|| format!("cannot write {}", file.display()))?;
+    }
     *ran = Some((spec.machine, workload.image.reused));
     Ok(outcome)
 }
@@ -120,21 +134,38 @@ pub fn machine(
         .ok()
         .and_then(|time| u64::try_from(time.as_nanos()).ok())
         .unwrap_or_default();
-    Machine { kernel, root, memory, accelerator, cpu: "max".into(), tsc_khz: host::tsc_khz(), realtime_ns }
+    Machine {
+        boot: Boot::Pvh,
+        trace: false,
+        kernel,
+        root,
+        memory,
+        accelerator,
+        cpu: "max".into(),
+        tsc_khz: host::tsc_khz(),
+        realtime_ns,
+    }
 }
 
-fn choose_platform(platform: Platform) -> Result<(), Failure> {
+fn choose_platform(platform: Platform) -> Result<Boot, Failure> {
     match platform {
-        Platform::Vm => Ok(()),
+        Platform::Vm => Ok(Boot::Pvh),
         Platform::Auto => {
             complain(
                 "platform: vm, an ordinary virtual machine. NOT CONFIDENTIAL: the host can read and change everything in it",
             );
-            Ok(())
+            Ok(Boot::Pvh)
         }
-        Platform::Snp | Platform::SnpEmulated => Err(Failure {
+        Platform::SnpEmulated => {
+            complain(
+                "platform: snp-emulated, an SNP guest in our emulator. NOT CONFIDENTIAL: there is no encryption and no AMD key",
+            );
+            Ok(Boot::Emulator)
+        }
+        Platform::Snp => Err(Failure {
             status: status::LAUNCH_FAILED,
-            why: "this platform is not there yet; use --platform vm (not confidential)".into(),
+            why: "this platform is not there yet; use --platform snp-emulated or vm (not confidential)"
+                .into(),
         }),
     }
 }

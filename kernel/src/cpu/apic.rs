@@ -4,12 +4,12 @@
 //! whose rate is measured against the TSC the first time it is needed. Source: SDM vol. 3, chapter 11; APM vol. 2, chapter 16.
 
 use super::features;
+use super::msr::Msr;
 use super::trap::{SPURIOUS_VECTOR, TIMER_VECTOR};
 use crate::clock;
 use crate::mm::kernel_map;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use spin::Once;
-use x86_64::registers::model_specific::Msr;
 
 const BASE_MSR: u32 = 0x1b;
 const ENABLE: u64 = 1 << 11;

@@ -1,6 +1,6 @@
 //! What this CPU can do, asked once at boot, and switched on.
 
-use core::arch::x86_64::{__cpuid, __cpuid_count};
+use super::cpuid::{cpuid, cpuid_count};
 use spin::Once;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 
@@ -42,17 +42,17 @@ const XCR0_KNOWN: u64 = 0b1110_0111;
 const XCR0_AVX512: u64 = 0b1110_0000;
 
 fn detect() -> Features {
-    let max = __cpuid(0).eax;
-    let leaf1 = __cpuid(1);
-    let leaf7 = if max >= 7 { __cpuid_count(7, 0) } else { __cpuid_count(0, 0) };
+    let max = cpuid(0).eax;
+    let leaf1 = cpuid(1);
+    let leaf7 = if max >= 7 { cpuid_count(7, 0) } else { cpuid_count(0, 0) };
     let (leaf7_ebx, leaf7_ecx, leaf7_edx) =
         if max >= 7 { (leaf7.ebx, leaf7.ecx, leaf7.edx) } else { (0, 0, 0) };
-    let extended_max = __cpuid(0x8000_0000).eax;
-    let extended_edx = if extended_max >= 0x8000_0001 { __cpuid(0x8000_0001).edx } else { 0 };
+    let extended_max = cpuid(0x8000_0000).eax;
+    let extended_edx = if extended_max >= 0x8000_0001 { cpuid(0x8000_0001).edx } else { 0 };
     let xsave = leaf1.ecx & 1 << 26 != 0;
     let mut xcr0 = 3;
     if xsave && max >= 0xd {
-        let leaf = __cpuid_count(0xd, 0);
+        let leaf = cpuid_count(0xd, 0);
         xcr0 = (u64::from(leaf.edx) << 32 | u64::from(leaf.eax)) & XCR0_KNOWN;
         if xcr0 & XCR0_AVX512 != XCR0_AVX512 || xcr0 & 4 == 0 {
             xcr0 &= !XCR0_AVX512;
@@ -60,7 +60,7 @@ fn detect() -> Features {
     }
     let hypervisor = leaf1.ecx & 1 << 31 != 0;
     let interpreted = hypervisor && {
-        let leaf = __cpuid(0x4000_0000);
+        let leaf = cpuid(0x4000_0000);
         [leaf.ebx, leaf.ecx, leaf.edx]
             == [u32::from_le_bytes(*b"TCGT"), u32::from_le_bytes(*b"CGTC"), u32::from_le_bytes(*b"GTCG")]
     };

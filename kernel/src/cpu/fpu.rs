@@ -1,10 +1,9 @@
 //! The user's vector and floating-point state. The kernel itself uses none (soft float), so the state stays in the registers across
 //! system calls, and is saved only when another thread runs.
 
-use super::features;
+use super::{cpuid, features};
 use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use core::arch::asm;
-use core::arch::x86_64::__cpuid_count;
 use core::ptr::NonNull;
 use spin::Once;
 
@@ -19,7 +18,7 @@ pub fn init() {
         unsafe {
             asm!("xsetbv", in("ecx") 0, in("eax") xcr0 as u32, in("edx") (xcr0 >> 32) as u32, options(nostack));
         }
-        AREA_SIZE.call_once(|| (__cpuid_count(0xd, 0).ebx as usize).max(576));
+        AREA_SIZE.call_once(|| (cpuid::xsave_area(xcr0) as usize).max(576));
     } else {
         AREA_SIZE.call_once(|| 512);
     }

@@ -3,6 +3,7 @@
 use super::percpu::PerCpu;
 use super::{apic, entry};
 use crate::mm::user_access;
+use crate::snp::VC;
 use litebox_core::platform::{Attack, Exception, PageFault, Prot, UserExit};
 use x86_64::registers::control::Cr2;
 
@@ -96,6 +97,7 @@ pub extern "C" fn kernel_trap(frame: &mut TrapFrame) {
                 return interrupt(vector as u8);
             }
         }
+        VC => crate::snp::kernel_exception(frame.error_code),
         vector => {
             let fixup = user_access::fixup(vector, frame.rip).or_else(|| entry::iret_fixup(frame.rip));
             if let Some(rip) = fixup {

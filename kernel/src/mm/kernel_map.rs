@@ -3,20 +3,22 @@
 //! Invariants: no page is writable and executable; nothing is mapped in the lower half; text and constants have no writable
 //! alias. The upper-half PML4 entries never change after [`init`], so every address space has a copy of them.
 
-use super::layout::{DEVICE_MAP, DIRECT_MAP, DIRECT_MAP_SIZE, LARGE_ALLOCATIONS, STACKS, direct};
+use super::layout::{
+    DEVICE_MAP, DIRECT_MAP, DIRECT_MAP_SIZE, LARGE_ALLOCATIONS, SHARED_MAP, STACKS, c_bit, direct, private,
+};
 use crate::cpu::features;
 use crate::cpu::percpu::PerCpu;
 use crate::mm::heap::POOL;
+use crate::snp;
 use boot::{BOOT_MAP_SIZE, BootInfo, KERNEL_BASE};
 use core::ops::Range;
-use litebox_core::mm::Page;
+use litebox_core::mm::{Page, PagePool};
 use litebox_core::platform::OutOfMemory;
 use spin::{Mutex, Once};
 use x86_64::PhysAddr;
 use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
-use x86_64::registers::control::{Cr3, Cr3Flags};
-use x86_64::structures::paging::{PageTable, PageTableFlags as Flags, PhysFrame};
+use x86_64::structures::paging::{PageTable, PageTableFlags as Flags};
 
 unsafe extern "C" {
     static kernel_start: u8;
@@ -49,6 +51,8 @@ trait TableSource {
 struct Early {
     next: u64,
     end: u64,
+    /// An SNP guest has to accept them first.
+    accept: bool,
 }
 
 impl TableSource for Early {
@@ -58,6 +62,10 @@ impl TableSource for Early {
         }
         let frame = self.next;
         self.next += SMALL;
+        if self.accept {
+            // SAFETY: RAM behind everything that was launched, each frame once.
+            unsafe { snp::accept_early(frame) };
+        }
         // SAFETY: the frame is RAM behind the image, mapped by boot, and used by nobody.
         unsafe { self.at(frame).cast::<[u64; 512]>().write([0; 512]) };
         Ok(frame)
@@ -114,7 +122,7 @@ unsafe fn map(
                 unsafe { &mut (&mut *source.at(table))[(at >> (12 + 9 * (depth - 1)) & 511) as usize] };
             if entry.is_unused() {
                 let frame = source.table()?;
-                entry.set_addr(PhysAddr::new(frame), Flags::PRESENT | Flags::WRITABLE);
+                entry.set_addr(PhysAddr::new(frame), private(Flags::PRESENT | Flags::WRITABLE));
             }
             table = entry.addr().as_u64();
         }
@@ -137,7 +145,10 @@ pub fn init(info: &BootInfo) -> Result<(), OutOfMemory> {
     let image = image();
     let region =
         info.memory().iter().find(|r| r.start <= image.start && image.end <= r.end).ok_or(OutOfMemory)?;
-    let mut early = Early { next: image.end, end: region.end.min(BOOT_MAP_SIZE) };
+    // What is not the kernel's image but was launched with it: the manifest and the special pages.
+    let launched = info.snp.as_ref().map_or(image.clone(), |snp| snp.block.launched());
+    let mut early =
+        Early { next: launched.end, end: region.end.min(BOOT_MAP_SIZE), accept: info.snp.is_some() };
     let root = early.table()?;
     let largest = if features::get().gigabyte_pages { HUGE } else { LARGE };
     let text_end = (&raw const kernel_text_end).addr() as u64 - KERNEL_BASE;
@@ -145,9 +156,9 @@ pub fn init(info: &BootInfo) -> Result<(), OutOfMemory> {
     let kernel = |r: Range<u64>| KERNEL_BASE + r.start..KERNEL_BASE + r.end;
     // SAFETY: a new table, one mapping for each region, and the flags keep the module's invariants.
     unsafe {
-        map(&mut early, root, kernel(image.start..text_end), image.start, TEXT, SMALL)?;
-        map(&mut early, root, kernel(text_end..rodata_end), text_end, CONSTANTS, SMALL)?;
-        map(&mut early, root, kernel(rodata_end..image.end), rodata_end, DATA, SMALL)?;
+        map(&mut early, root, kernel(image.start..text_end), image.start, private(TEXT), SMALL)?;
+        map(&mut early, root, kernel(text_end..rodata_end), text_end, private(CONSTANTS), SMALL)?;
+        map(&mut early, root, kernel(rodata_end..image.end), rodata_end, private(DATA), SMALL)?;
         for region in info.memory() {
             let end = region.end.min(DIRECT_MAP_SIZE);
             // Text and constants are left out, so that they have no writable alias.
@@ -155,17 +166,26 @@ pub fn init(info: &BootInfo) -> Result<(), OutOfMemory> {
             for part in [region.start..end.min(hole.start), region.start.max(hole.end)..end] {
                 if part.start < part.end {
                     let virt = DIRECT_MAP + part.start..DIRECT_MAP + part.end;
-                    map(&mut early, root, virt, part.start, DATA, largest)?;
+                    map(&mut early, root, virt, part.start, private(DATA), largest)?;
                 }
             }
         }
         // One table below each region that grows, so that the PML4 is complete.
-        for base in [DEVICE_MAP, STACKS, LARGE_ALLOCATIONS] {
+        for base in [DEVICE_MAP, STACKS, LARGE_ALLOCATIONS, SHARED_MAP] {
             let frame = early.table()?;
             let entry = &mut (&mut *early.at(root))[(base >> 39 & 511) as usize];
-            entry.set_addr(PhysAddr::new(frame), Flags::PRESENT | Flags::WRITABLE);
+            entry.set_addr(PhysAddr::new(frame), private(Flags::PRESENT | Flags::WRITABLE));
         }
-        Cr3::write(PhysFrame::containing_address(PhysAddr::new(root)), Cr3Flags::empty());
+        // The GHCB: taken off the memory behind the image without accepting it, the host's from the start.
+        let ghcb = early.next;
+        if early.accept {
+            early.next += SMALL;
+            map(&mut early, root, SHARED_MAP + ghcb..SHARED_MAP + ghcb + SMALL, ghcb, DATA, SMALL)?;
+        }
+        switch_to(root);
+        if early.accept {
+            snp::init_ghcb(ghcb);
+        }
     }
     PerCpu::get().cr3.set(root);
     ROOT.call_once(|| root);
@@ -173,15 +193,30 @@ pub fn init(info: &BootInfo) -> Result<(), OutOfMemory> {
         // The first MiB holds what firmware and VMM left there; and physical page 0 stays unused.
         let start = region.start.max(1 << 20);
         let end = region.end.min(DIRECT_MAP_SIZE);
-        let used = image.start..early.next;
+        let used = launched.start..early.next;
         for part in [start..end.min(used.start), start.max(used.end)..end] {
             if part.start < part.end {
                 // SAFETY: RAM, in the direct map, that nothing uses: neither the image nor the tables just made.
-                unsafe { POOL.add_region(direct(0), part) };
+                unsafe {
+                    if early.accept {
+                        POOL.set_accept_hook(&snp::accept);
+                        snp::accept(PagePool::metadata(part.clone()));
+                    }
+                    POOL.add_region(direct(0), part);
+                }
             }
         }
     }
     Ok(())
+}
+
+/// Loads CR3 with the table at `root`, encrypted where memory is.
+///
+/// # Safety
+/// The table maps what the CPU executes and uses, as before.
+pub unsafe fn switch_to(root: u64) {
+    // SAFETY: the caller's promise. The `x86_64` crate's addresses have no C-bit.
+    unsafe { core::arch::asm!("mov cr3, {}", in(reg) root | c_bit(), options(nostack, preserves_flags)) };
 }
 
 /// The physical address of the kernel's own page table, which maps nothing for user mode.
@@ -215,6 +250,15 @@ pub fn map_device(physical: u64, size: u64) -> Result<*mut u8, OutOfMemory> {
     Ok((DEVICE_MAP + physical) as *mut u8)
 }
 
+/// Maps memory that is shared with the host, in its own view.
+pub fn map_shared(range: Range<u64>) -> Result<(), OutOfMemory> {
+    let _guard = LOCK.lock();
+    // SAFETY: each page is shared once and for ever, so nothing is mapped there yet.
+    unsafe {
+        map(&mut Pool, root(), SHARED_MAP + range.start..SHARED_MAP + range.end, range.start, DATA, SMALL)
+    }
+}
+
 /// Maps `pages` frames, one after the other, at `at`, where nothing is mapped.
 pub fn map_pages(at: u64, pages: impl Iterator<Item = Page>) -> Result<(), OutOfMemory> {
     let _guard = LOCK.lock();
@@ -222,7 +266,7 @@ pub fn map_pages(at: u64, pages: impl Iterator<Item = Page>) -> Result<(), OutOf
         let virt = at + SMALL * i as u64;
         let physical = page.frame_number() * SMALL;
         // SAFETY: the caller names addresses of its own; the page becomes the mapping's.
-        unsafe { map(&mut Pool, root(), virt..virt + SMALL, physical, DATA, SMALL)? };
+        unsafe { map(&mut Pool, root(), virt..virt + SMALL, physical, private(DATA), SMALL)? };
         Page::into_raw(page);
     }
     Ok(())

@@ -5,7 +5,7 @@
 //! any permission has an entry that is not present, and keeps its reference.
 
 use super::kernel_map;
-use super::layout::{USER_END, direct};
+use super::layout::{USER_END, direct, private};
 use crate::cpu::percpu::PerCpu;
 use crate::mm::heap::POOL;
 use core::ops::Range;
@@ -24,7 +24,7 @@ const LARGE_FRAMES: usize = LARGE_PAGE_SIZE / PAGE_SIZE;
 const FLUSH_LIMIT: usize = 32;
 
 fn flags(prot: Prot) -> Flags {
-    let mut flags = OWNED | Flags::NO_EXECUTE;
+    let mut flags = private(OWNED | Flags::NO_EXECUTE);
     if !prot.is_empty() {
         flags |= Flags::PRESENT | Flags::USER_ACCESSIBLE | READ;
     }
@@ -190,7 +190,7 @@ impl PageTable {
             let entry = unsafe { &mut (&mut *table)[index(at, depth)] };
             if entry.is_unused() {
                 let frame = Page::into_raw(POOL.alloc(true)?);
-                let flags = Flags::PRESENT | Flags::WRITABLE | Flags::USER_ACCESSIBLE;
+                let flags = private(Flags::PRESENT | Flags::WRITABLE | Flags::USER_ACCESSIBLE);
                 entry.set_addr(PhysAddr::new(frame * PAGE_SIZE as u64), flags);
             } else if entry.flags().contains(Flags::HUGE_PAGE) {
                 let page = POOL.alloc(true)?;
@@ -201,7 +201,7 @@ impl PageTable {
                     part.set_addr(entry.addr() + (i * PAGE_SIZE) as u64, leaf);
                 }
                 let frame = Page::into_raw(page);
-                let flags = Flags::PRESENT | Flags::WRITABLE | Flags::USER_ACCESSIBLE;
+                let flags = private(Flags::PRESENT | Flags::WRITABLE | Flags::USER_ACCESSIBLE);
                 entry.set_addr(PhysAddr::new(frame * PAGE_SIZE as u64), flags);
                 if PerCpu::get().cr3.get() == self.root.frame_number() * PAGE_SIZE as u64 {
                     // Both translations are the same, but a CPU may not keep the two sizes for one address.

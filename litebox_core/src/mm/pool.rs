@@ -97,6 +97,15 @@ impl PagePool {
         }
     }
 
+    /// The part of a region, from its beginning, that [`Self::add_region`] keeps for itself and uses at once: whole pages.
+    pub fn metadata(physical: Range<u64>) -> Range<u64> {
+        let page = PAGE_SIZE as u64;
+        let (first, end) = (physical.start.div_ceil(page), physical.end / page);
+        // A word for each frame; slightly more than needed, since these frames need none.
+        let frames = (end.saturating_sub(first) * size_of::<AtomicU32>() as u64).div_ceil(page);
+        first * page..(first + frames) * page
+    }
+
     /// Adds memory: physical addresses `physical`, cut to whole pages, with physical address 0 at `base`. Memory beyond 64 regions, or
     /// with another base than the first region's, stays unused.
     ///
@@ -108,9 +117,7 @@ impl PagePool {
         if first >= end {
             return;
         }
-        // A word for each frame, at the beginning; slightly more than needed, since these frames need none.
-        let metadata_frames = ((end - first) * size_of::<AtomicU32>() as u64).div_ceil(page);
-        let frames = first + metadata_frames..end;
+        let frames = Self::metadata(physical).end / page..end;
         if frames.is_empty() {
             return;
         }

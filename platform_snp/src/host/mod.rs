@@ -4,6 +4,7 @@
 
 #[cfg(target_arch = "x86_64")]
 pub mod direct;
+pub mod ghcb;
 
 use core::sync::atomic::{Ordering, fence};
 use litebox_core::platform::Attack;
@@ -14,6 +15,10 @@ pub trait HostIo: Send + Sync {
     fn in8(&self, port: u16) -> u8;
     /// Writes a byte to a port.
     fn out8(&self, port: u16, value: u8);
+    /// Writes bytes to a port, one after the other.
+    fn out8_each(&self, port: u16, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.out8(port, byte));
+    }
     /// Reads 16 bits from a port.
     fn in16(&self, port: u16) -> u16;
     /// Writes 16 bits to a port.

@@ -10,7 +10,6 @@ use crate::dma::DmaRegion;
 const RAX: usize = 0x1f8;
 const RCX: usize = 0x308;
 const RDX: usize = 0x310;
-const RBX: usize = 0x318;
 const EXIT_CODE: usize = 0x390;
 const INFO1: usize = 0x398;
 const INFO2: usize = 0x3a0;
@@ -187,7 +186,7 @@ impl<I: Instructions> Ghcb<I> {
     pub fn change_pages(&self, entries: &[u64]) -> Result<(), Violation> {
         for part in entries.chunks(super::page_state::BATCH) {
             let end = part.len() as u16 - 1;
-            let mut header = 0u64 | u64::from(end) << 16;
+            let mut header = u64::from(end) << 16;
             for (i, entry) in part.iter().enumerate() {
                 self.page.write_u64(BUFFER + 8 + 8 * i, *entry);
             }

@@ -29,8 +29,10 @@ pub struct Counters {
     pub interrupts: u64,
     /// Bytes that the guest wrote to ports or device memory.
     pub io_bytes: u64,
-    /// Measured pages of the launch.
+    /// Pages of the launch whose contents are measured.
     pub measured_pages: u64,
+    /// Pages of the launch, save areas apart.
+    pub launched_pages: u64,
     /// Marks: name and TSC since the first instruction, total exits then.
     pub marks: BTreeMap<u32, (u64, u64)>,
 }
@@ -65,6 +67,7 @@ impl Counters {
             ("interrupts", self.interrupts),
             ("io_bytes", self.io_bytes),
             ("measured_pages", self.measured_pages),
+            ("launched_pages", self.launched_pages),
         ] {
             let _ = write!(out, ",\"{name}\":{value}");
         }

@@ -145,7 +145,7 @@ fn litebox(setup: &Setup, kernel: &Path, cpu: &str, mode: Mode) -> Result<Run> {
     let outcome = launch(&LaunchSpec {
         qemu: setup.qemu.clone(),
         machine,
-        manifest,
+        payload: manifest,
         stdin: Input::Bytes(Vec::new()),
         stdout: Output::Capture,
         stderr: Output::Capture,

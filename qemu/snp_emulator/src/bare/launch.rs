@@ -7,7 +7,10 @@ use super::{fw_cfg, pages};
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
+use litebox_igvm::profile::HostProfile;
 use snp_emulator::ending::Ending;
+use snp_emulator::hardware::Hardware;
+use snp_emulator::load::igvm::Environment;
 use snp_emulator::load::linux::{E820, Linux, place, setup_size};
 use snp_emulator::memory::Ram;
 use snp_emulator::vm::{FIRST_VMSA, State};
@@ -31,14 +34,45 @@ pub fn load(machine: &mut TheMachine, info: &StartInfo, home: u64, options: &Opt
         machine.add_ram(Ram { gpa: start, size, spa: start });
     }
     machine.add_ram(Ram { gpa: ROMS.0, size: ROMS.1, spa: pages((ROMS.1 >> 12) as usize) });
-    match fw_cfg::find("opt/org.litebox/kernel") {
-        Some(kernel) => linux(machine, info, &ram, options, kernel)?,
-        None => return Err(failed("the launcher gave neither an IGVM file nor a kernel")),
+    if let Some(file) = fw_cfg::read("opt/org.litebox/igvm") {
+        return igvm(machine, &ram, options, &file);
     }
+    let Some(kernel) = fw_cfg::find("opt/org.litebox/kernel") else {
+        return Err(failed("the launcher gave neither an IGVM file nor a kernel"));
+    };
+    linux(machine, info, &ram, options, kernel)?;
     if let Some(first) = machine.cpus.first_mut() {
         first.state = State::Starting { vmsa: FIRST_VMSA };
     }
     Ok(())
+}
+
+/// The secrets page: version 3, and a key for each VMPL (SNP firmware ABI, table 71).
+fn secrets(machine: &mut TheMachine) -> [u8; 4096] {
+    let mut page = [0; 4096];
+    page[0] = 3;
+    for word in page[0x20..0xa0].chunks_exact_mut(8) {
+        word.copy_from_slice(&machine.hardware.random().to_le_bytes());
+    }
+    page
+}
+
+fn igvm(
+    machine: &mut TheMachine,
+    ram: &[(u64, u64, E820)],
+    options: &Options,
+    file: &[u8],
+) -> Result<(), Ending> {
+    let profile = HostProfile::from_name(&options.host).ok_or_else(|| failed("no such host profile"))?;
+    let memory: Vec<(u64, u64)> = ram.iter().filter(|r| r.2 == E820::Usable).map(|r| (r.0, r.1)).collect();
+    let secrets = secrets(machine);
+    let mut environment = Environment {
+        profile,
+        memory: &memory,
+        secrets: &secrets,
+        more_memory: &mut |size| Some(pages((size >> 12) as usize)),
+    };
+    snp_emulator::load::igvm::load(machine, file, &mut environment)
 }
 
 /// The guest's memory: RAM without the emulator's, and the firmware's tables.
@@ -121,7 +155,8 @@ fn linux(
     }
     let cpuid = machine.cpuid.page();
     machine.launch_page(place::CPUID, &cpuid);
-    machine.launch_page(place::SECRETS, &[0; 4096]);
+    let secrets = secrets(machine);
+    machine.launch_page(place::SECRETS, &secrets);
     machine.first_vmsa = description.vmsa();
     Ok(())
 }

@@ -22,6 +22,8 @@ pub struct Options {
     pub seed: u64,
     /// SEV_FEATURES beyond SNP that VMSAs may ask for.
     pub features: u64,
+    /// Whose rules an IGVM file must keep.
+    pub host: String,
     /// Linux's command line.
     pub append: String,
 }
@@ -36,6 +38,7 @@ impl Options {
             strict: true,
             seed: 0,
             features: 0,
+            host: String::from("qemu"),
             append: String::new(),
         };
         for line in core::str::from_utf8(text).unwrap_or_default().lines() {
@@ -48,6 +51,7 @@ impl Options {
                 "strict" => options.strict = number() != 0,
                 "seed" => options.seed = number(),
                 "features" => options.features = number(),
+                "host" => options.host = value.to_string(),
                 "append" => options.append = value.to_string(),
                 _ => {}
             }

@@ -1,3 +1,4 @@
 //! What a launch puts into memory.
 
+pub mod igvm;
 pub mod linux;

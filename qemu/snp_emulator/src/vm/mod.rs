@@ -162,6 +162,8 @@ pub struct Machine<H, M> {
     pub first_vmsa: [u8; 4096],
     /// The launch digest.
     pub digest: [u8; 48],
+    /// The guest policy.
+    pub policy: u64,
     /// The emulated PSP.
     pub psp: Option<Box<dyn Psp>>,
     /// TSC at the first instruction.
@@ -196,6 +198,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             counters: Counters::default(),
             first_vmsa: [0; 4096],
             digest: [0; 48],
+            policy: 0x3_0000,
             psp: None,
             started: 0,
         }

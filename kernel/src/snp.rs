@@ -1,0 +1,125 @@
+//! The kernel as an SNP guest: its GHCB, memory that is accepted as it is first used, memory shared with devices, and #VC.
+//!
+//! Nothing here is reached in a plain VM. Invariant: a page is validated once: launched pages by the launch, the zeroed data by the entry code, tables made while
+//! booting by [`accept_early`], all other memory by [`accept`], which the pool calls once for each range.
+
+use crate::cpu::cpuid;
+use crate::cpu::features;
+use crate::host::{Cpu, HOST};
+use crate::mm::kernel_map;
+use crate::mm::layout::{DIRECT_MAP, SHARED_MAP};
+use crate::mm::user_access;
+use boot::{CPU, KERNEL_BASE};
+use core::ops::Range;
+use core::ptr::NonNull;
+use litebox_core::platform::{Exception, PAGE_SIZE, Registers, UserExit};
+use platform_snp::dma::DmaRegion;
+use platform_snp::host::ghcb::GhcbHost;
+use platform_snp::snp::ghcb::Ghcb;
+use platform_snp::snp::instructions::PageSize;
+use platform_snp::snp::page_state::{self, Private, Unaccepted};
+use platform_snp::snp::{Instructions, Violation, msr_protocol};
+
+/// The vector of #VC.
+pub const VC: u64 = 29;
+/// Error codes of #VC: exit codes (AMD APM volume 2, appendix C).
+const CPUID: u64 = 0x72;
+const NOT_VALIDATED: u64 = 0x404;
+
+/// Whether this is an SNP guest, with its GHCB set up.
+pub fn active() -> bool {
+    HOST.ghcb().is_some()
+}
+
+/// Ends the guest, for a reason that the host learns.
+pub fn terminate(violation: Violation) -> ! {
+    CPU.terminate(violation.request().into())
+}
+
+fn check<T>(result: Result<T, Violation>) -> T {
+    result.unwrap_or_else(|violation| terminate(violation))
+}
+
+/// Takes a page into use while there is no GHCB yet. It is mapped by boot.
+///
+/// # Safety
+/// The page is RAM by the memory map, neither launched nor accepted before.
+pub unsafe fn accept_early(frame: u64) {
+    check(msr_protocol::change_page(&CPU, frame, true));
+    check(CPU.pvalidate(KERNEL_BASE + frame, PageSize::Small, true));
+}
+
+/// Makes `frame` the GHCB: shared, registered, mapped at [`SHARED_MAP`].
+///
+/// # Safety
+/// The page is RAM by the memory map, neither launched nor accepted before, mapped at [`SHARED_MAP`] without the C-bit, and nobody else's.
+pub unsafe fn init_ghcb(frame: u64) {
+    check(msr_protocol::change_page(&CPU, frame, false));
+    check(msr_protocol::register_ghcb(&CPU, frame));
+    let at = (SHARED_MAP + frame) as *mut u8;
+    // SAFETY: mapped and ours alone, says the caller; the host may write it too, which a `DmaRegion` is made for.
+    let region = unsafe { DmaRegion::new(NonNull::new_unchecked(at), frame, PAGE_SIZE) };
+    region.write(0, &[0; PAGE_SIZE]);
+    HOST.use_ghcb(GhcbHost::new(Ghcb::new(Cpu, region)));
+}
+
+fn direct(gpa: u64) -> u64 {
+    DIRECT_MAP + gpa
+}
+
+/// Takes memory into use: called by the pool, once for each range, before it is touched.
+pub fn accept(range: Range<u64>) -> bool {
+    if let Some(host) = HOST.ghcb() {
+        // SAFETY: the pool's invariant: memory that was not launched and is not used yet, each range once.
+        let pages = unsafe { Unaccepted::new(range) };
+        host.with(|ghcb| page_state::accept(ghcb, pages, &direct));
+    }
+    true
+}
+
+/// Makes pages of the direct map shared with the host for ever, and returns where they are from now on. They must not be used in the
+/// direct map any more, where they are encrypted.
+///
+/// # Safety
+/// The pages were just allocated, whole, and are never freed.
+pub unsafe fn share(base: NonNull<u8>, pages: usize) -> Option<NonNull<u8>> {
+    let Some(host) = HOST.ghcb() else { return Some(base) };
+    let gpa = base.as_ptr() as u64 - DIRECT_MAP;
+    let range = gpa..gpa + (pages * PAGE_SIZE) as u64;
+    // Pool pages are validated; the caller gives them up.
+    // SAFETY: as just said.
+    let private = unsafe { Private::new(range.clone()) };
+    host.with(|ghcb| page_state::share(ghcb, private, &direct));
+    kernel_map::map_shared(range).ok()?;
+    NonNull::new((SHARED_MAP + gpa) as *mut u8)
+}
+
+/// What to do about a #VC that ring 3 caused: go on, or end like this.
+///
+/// The instruction is looked at before the error code is believed: a host can inject #VC with any (WeSee, CVE-2024-25742).
+pub fn user_exception(registers: &mut Registers, error: u64) -> Option<UserExit> {
+    let mut opcode = [0; 2];
+    let read = user_access::copy_from_user(registers.rip as usize, &mut opcode);
+    match error {
+        CPUID if read == 2 && opcode == [0x0f, 0xa2] => {
+            let xcr0 = if features::get().xsave { features::get().xcr0 } else { 1 };
+            let result =
+                cpuid::for_user(registers.rax as u32, registers.rcx as u32, xcr0, features::get().xsave);
+            registers.rax = result.eax.into();
+            registers.rbx = result.ebx.into();
+            registers.rcx = result.ecx.into();
+            registers.rdx = result.edx.into();
+            registers.rip += 2;
+            None
+        }
+        NOT_VALIDATED => terminate(Violation::MemoryLost),
+        CPUID => terminate(Violation::InjectedVc),
+        // Port accesses are #GP before they are #VC; what is left (RDPMC, DR7, MONITOR, …) is #GP or #UD on a machine that does not offer it.
+        _ => Some(UserExit::Exception(Exception::Protection)),
+    }
+}
+
+/// A #VC in ring 0: nothing of ours causes one.
+pub fn kernel_exception(error: u64) -> ! {
+    terminate(if error == NOT_VALIDATED { Violation::MemoryLost } else { Violation::InjectedVc })
+}
