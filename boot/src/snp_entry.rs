@@ -140,7 +140,8 @@ fn prepare(block_address: u64, entry_tsc: u64) -> Result<BootInfo, Violation> {
     let (block, _) = LaunchBlock::read_from_prefix(&bytes).map_err(|_| Violation::LaunchBlock)?;
     block.check()?;
     // SAFETY: special pages of the launch, inside of what was launched; each looked at here only.
-    let (cpuid_page, secrets_page, map_page) = unsafe { (page(block.cpuid), page(block.secrets), page(block.memory_map)) };
+    let (cpuid_page, secrets_page, map_page) =
+        unsafe { (page(block.cpuid), page(block.secrets), page(block.memory_map)) };
     let cpuid = CpuidTable::parse(&*cpuid_page)?;
     cpuid_page.fill(0);
     if u64::from(cpuid.c_bit()?) != block.c_bit {
