@@ -3,7 +3,7 @@
 #![no_main]
 
 use litebox_core::manifest::{Manifest, StreamKind};
-use litebox_core::mm::{MapFlags, MapRequest, Mm};
+use litebox_core::mm::{MapFlags, MapRequest};
 use litebox_core::platform::hosted::Hosted;
 use litebox_core::platform::{
     Exception, Memory, PAGE_SIZE, PageFault, Prot, Registers, UserAccess, UserExit,
@@ -11,13 +11,12 @@ use litebox_core::platform::{
 use litebox_core::process::signal::{bit, sig};
 use litebox_core::process::{Process, Thread, enter, run as run_thread};
 use litebox_fuzz::Input;
-use litebox_fuzz::machine::{host, without_a_leak};
+use litebox_fuzz::constants::{self, MEMORY};
+use litebox_fuzz::machine::{check_memory, host, without_a_leak};
 use std::sync::{Arc, Mutex};
 
 litebox_fuzz::target!(litebox_fuzz::seeds::syscalls, run);
 
-/// Memory that arguments point to: two pages that can be written, then one that cannot.
-const MEMORY: u64 = 0x2000_0000;
 const LEN: usize = 2 * PAGE_SIZE;
 /// Steps of one program.
 const STEPS: usize = 96;
@@ -32,10 +31,20 @@ enum Argument {
     LastResult,
 }
 
+impl Argument {
+    fn value(self, last: u64) -> u64 {
+        match self {
+            Argument::Value(value) => value,
+            Argument::LastResult => last,
+        }
+    }
+}
+
 /// What the program does next.
 enum Step {
     Call(u64, [Argument; 6]),
     Write(u64, Vec<u8>),
+    Fault(Argument, Prot, bool),
     Exit(UserExit),
 }
 
@@ -53,7 +62,9 @@ fn argument(input: &mut Input<'_>) -> Argument {
         9 => 0xffff_8000_0000_0000 + u64::from(input.u8()),
         10 => u64::from(input.u16()) << 12,
         11 => 1u64 << (input.u8() % 64),
-        small => u64::from(small - 12),
+        12 => MEMORY + constants::PATHS + constants::SLOT * u64::from(input.u8() % 64),
+        13 => MEMORY + constants::STRUCTURES + constants::SLOT * u64::from(input.u8() % 64),
+        small => u64::from(small - 14),
     })
 }
 
@@ -68,15 +79,9 @@ fn step(input: &mut Input<'_>) -> Step {
             return Step::Write(MEMORY + at % LEN as u64, input.bytes(len).to_vec());
         }
         0xfd => {
-            let Argument::Value(address) = argument(input) else { return Step::Exit(UserExit::Interrupt) };
-            let access = [Prot::READ, Prot::WRITE, Prot::EXEC][usize::from(input.u8() % 3)];
-            // The low half, as user mode has no other.
-            let address = (address & ((1 << 47) - 1)) as usize;
-            return Step::Exit(UserExit::PageFault(PageFault {
-                address,
-                access,
-                present: input.u8() & 1 == 1,
-            }));
+            let (address, kind) = (argument(input), input.u8());
+            let access = [Prot::READ, Prot::WRITE, Prot::EXEC][usize::from(kind % 3)];
+            return Step::Fault(address, access, kind & 0x80 != 0);
         }
         0xfe => {
             let all = [Exception::DivideError, Exception::Debug, Exception::Protection, Exception::Alignment];
@@ -103,23 +108,6 @@ fn check_result(number: u64, result: u64) {
     assert!(!error || result >= -133, "system call {number} gives error {result}");
 }
 
-/// Areas in order, apart, in user space, and nothing mapped beside them.
-fn check_memory(mm: &Mm<Hosted>) {
-    let (user, mut free_from, mut mapped, mut size) = (host().user_range(), 0, 0, 0);
-    for area in mm.areas() {
-        assert!(
-            area.range.start >= free_from && area.range.start < area.range.end && area.range.end <= user.end
-        );
-        assert!(area.range.start % PAGE_SIZE == 0 && area.range.end % PAGE_SIZE == 0);
-        free_from = area.range.end;
-        size += area.range.len();
-        mapped += mm.resident_in(area.range);
-    }
-    let usage = mm.usage();
-    assert_eq!(usage.resident, mapped, "pages are mapped where there is no area");
-    assert_eq!(usage.size, size, "the size that is kept is not that of the areas");
-}
-
 fn run(bytes: &[u8]) {
     without_a_leak(|| {
         let machine = host();
@@ -139,14 +127,11 @@ fn run(bytes: &[u8]) {
             }
         });
         machine.type_in(b"typed\n");
-        prepare(&thread, bytes);
+        prepare(&thread);
         let kept = thread.clone();
         // What was asked last, to judge the answer by.
         let asked: Arc<Mutex<Option<u64>>> = Arc::default();
-        let mut input = Input::new(bytes.get(1..).unwrap_or_default());
-        // The memory's first contents are the program itself: its strings are there already.
-        let skip = usize::from(bytes.first().copied().unwrap_or(0));
-        input.bytes(skip);
+        let mut input = Input::new(bytes);
         for _ in 0..STEPS {
             if input.is_empty() {
                 break;
@@ -164,7 +149,8 @@ fn run(bytes: &[u8]) {
     });
 }
 
-fn prepare(thread: &Thread<Hosted>, contents: &[u8]) {
+/// Two pages that can be written, the second with paths and structures in it, then one that cannot.
+fn prepare(thread: &Thread<Hosted>) {
     thread.mm().activate();
     for (at, len, prot) in
         [(MEMORY as usize, LEN, Prot::READ | Prot::WRITE), (MEMORY as usize + LEN, PAGE_SIZE, Prot::READ)]
@@ -172,9 +158,7 @@ fn prepare(thread: &Thread<Hosted>, contents: &[u8]) {
         let request = MapRequest { at, len, prot, flags: MapFlags::FIXED, object: None, name: None };
         thread.mm().mmap(request).expect("an empty address space");
     }
-    let skip = usize::from(contents.first().copied().unwrap_or(0));
-    let strings = contents.get(1..).unwrap_or_default();
-    thread.mm().write(MEMORY as usize, &strings[..strings.len().min(skip)]).expect("just mapped");
+    thread.mm().write(MEMORY as usize, &constants::memory()).expect("just mapped");
 }
 
 fn play(machine: &Hosted, registers: &mut Registers, step: Step, asked: &Mutex<Option<u64>>) -> UserExit {
@@ -185,10 +169,7 @@ fn play(machine: &Hosted, registers: &mut Registers, step: Step, asked: &Mutex<O
     match step {
         Step::Call(number, arguments) => {
             let last = registers.rax;
-            let [rdi, rsi, rdx, r10, r8, r9] = arguments.map(|argument| match argument {
-                Argument::Value(value) => value,
-                Argument::LastResult => last,
-            });
+            let [rdi, rsi, rdx, r10, r8, r9] = arguments.map(|argument| argument.value(last));
             *registers = Registers { rax: number, rdi, rsi, rdx, r10, r8, r9, ..*registers };
             *asked = (number as u32 != SIGRETURN as u32).then_some(number);
             UserExit::Syscall
@@ -196,6 +177,11 @@ fn play(machine: &Hosted, registers: &mut Registers, step: Step, asked: &Mutex<O
         Step::Write(at, bytes) => {
             machine.copy_to_user(at as usize, &bytes);
             UserExit::Interrupt
+        }
+        Step::Fault(address, access, present) => {
+            // The low half, as user mode has no other.
+            let address = (address.value(registers.rax) & ((1 << 47) - 1)) as usize;
+            UserExit::PageFault(PageFault { address, access, present })
         }
         Step::Exit(exit) => exit,
     }

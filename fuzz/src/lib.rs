@@ -6,6 +6,7 @@
 use litebox_core::platform::hosted::Ended;
 use std::path::PathBuf;
 
+pub mod constants;
 pub mod device;
 pub mod image;
 pub mod machine;

@@ -3,9 +3,9 @@
 use crate::Input;
 use crate::image::writer;
 use litebox_core::fs::verity::{OnTamper, VerityDevice};
-use litebox_core::mm::PagePool;
+use litebox_core::mm::{Mm, PagePool};
 use litebox_core::platform::hosted::Hosted;
-use litebox_core::platform::{BLOCK_SIZE, BlockDevice, BlockError, Memory};
+use litebox_core::platform::{BLOCK_SIZE, BlockDevice, BlockError, Memory, PAGE_SIZE};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -27,6 +27,22 @@ pub fn without_a_leak<T>(body: impl FnOnce() -> T) -> T {
     let result = body();
     assert_eq!(pool.free_pages(), before, "pages were lost, or given back twice");
     result
+}
+
+/// A process's memory: areas in order, apart, in user space, and nothing mapped beside them.
+pub fn check_memory(mm: &Mm<Hosted>) {
+    let (user, mut free_from, mut mapped, mut size) = (host().user_range(), 0, 0, 0);
+    for area in mm.areas() {
+        let range = area.range;
+        assert!(range.start >= free_from && range.start < range.end && range.end <= user.end);
+        assert!(range.start % PAGE_SIZE == 0 && range.end % PAGE_SIZE == 0);
+        free_from = range.end;
+        size += range.len();
+        mapped += mm.resident_in(range);
+    }
+    let usage = mm.usage();
+    assert_eq!(usage.resident, mapped, "pages are mapped where there is no area");
+    assert_eq!(usage.size, size, "the size that is kept is not that of the areas");
 }
 
 /// What is unwound with when an image is found to be tampered with.

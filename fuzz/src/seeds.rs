@@ -59,6 +59,17 @@ pub fn elf() -> Vec<Vec<u8>> {
     ]
 }
 
+/// The same, with an interpreter that is there; and scripts.
+pub fn exec() -> Vec<Vec<u8>> {
+    let mut seeds = elf();
+    if let Some(dynamic) = seeds.get_mut(1) {
+        put(dynamic, 0x400, b"/i\0");
+        put(dynamic, 64 + 56 + 32, &3u64.to_le_bytes());
+    }
+    seeds.extend([b"#!/i -x\n".to_vec(), b"#! /tmp/program\n".to_vec(), b"#!\n".to_vec()]);
+    seeds
+}
+
 /// The least that is accepted, one with everything, and that one cut off.
 pub fn manifest() -> Vec<Vec<u8>> {
     let full = Manifest {
@@ -360,85 +371,213 @@ pub fn paths() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Programs as `syscalls` reads them: strings, then calls. Small numbers are written as `12 + n`.
+/// Programs as `syscalls` reads them: a call is its number and six arguments, most of them a byte; see `argument` there.
 pub fn syscalls() -> Vec<Vec<u8>> {
+    /// A small number.
     const fn n(value: u8) -> u8 {
-        value + 12
+        value + 14
     }
-    /// A pointer to slot `i` of 64 bytes.
-    fn slot(i: u8) -> [u8; 2] {
-        [3, i]
+    /// A path, by its slot in `constants`.
+    const fn p(slot: u8) -> [u8; 2] {
+        [12, slot]
     }
-    /// A call with its arguments, filled up with zeros.
-    fn call(number: u8, arguments: &[&[u8]]) -> Vec<u8> {
+    /// A structure, likewise.
+    const fn s(slot: u8) -> [u8; 2] {
+        [13, slot]
+    }
+    /// So many pages.
+    const fn pages(count: u8) -> [u8; 3] {
+        [10, count, 0]
+    }
+    /// A place that can be written.
+    const BUFFER: [u8; 3] = [1, 0, 2];
+    const LAST: [u8; 1] = [0];
+    const CWD: [u8; 1] = [7];
+    const ANY: [u8; 1] = [n(0)];
+    let call = |number: u8, arguments: &[&[u8]]| {
         let zeros = vec![n(0); 6 - arguments.len()];
         [&[number][..], &arguments.concat(), &zeros].concat()
-    }
-    fn program(strings: &[u8], calls: &[Vec<u8>]) -> Vec<u8> {
-        [&[strings.len() as u8][..], strings, &calls.concat()].concat()
-    }
-    let mut strings = vec![0; 192];
-    put(&mut strings, 0, b"/tmp/file\0");
-    put(&mut strings, 64, b"/proc/self/maps\0");
-    // A timespec of a millisecond, then an iovec of one buffer.
-    put(&mut strings, 136, &1_000_000u64.to_le_bytes());
-    put(&mut strings, 144, &0x2000_0400u64.to_le_bytes());
-    put(&mut strings, 152, &100u64.to_le_bytes());
-    let (file, maps, time, vector) = (slot(0), slot(1), slot(2), [1, 144, 0]);
-    let buffer = slot(16);
+    };
+    let new = |number: u8, arguments: &[&[u8]]| [vec![0xf0], call(number, arguments)].concat();
+    let open = |path: u8, flags: u8| call(2, &[&p(path), &[n(flags)], &[4, 0xa4, 1, 0, 0]]);
+    let touch = |kind: u8| vec![0xfd, 0, kind];
+    let read_all = |paths: std::ops::Range<u8>| -> Vec<u8> {
+        paths.flat_map(|path| [open(path, 0), call(0, &[&LAST, &BUFFER, &pages(1)])].concat()).collect()
+    };
+    let tiny = elf().pop().unwrap_or_default();
+    let write_elf = [vec![0xfa, 0, 0, tiny.len() as u8], tiny].concat();
     vec![
-        program(
-            &strings,
-            &[
-                call(2, &[&file, &[n(0o102)], &[4, 0xa4, 1, 0, 0]]), // open, creating
-                call(1, &[&[0], &file, &[n(100)]]),                  // write
-                call(8, &[&[n(3)]]),                                 // lseek
-                call(20, &[&[n(3)], &vector, &[n(1)]]),              // writev
-                call(9, &[&[n(0)], &[10, 2, 0], &[n(3)], &[n(1)], &[n(3)]]), // mmap the file, shared
-                call(11, &[&[0], &[10, 1, 0]]),                      // munmap
-                call(87, &[&file]),                                  // unlink
-            ],
-        ),
-        program(
-            &strings,
-            &[
-                call(2, &[&maps]),
-                call(0, &[&[n(3)], &buffer, &[10, 1, 0]]),
-                call(9, &[&[n(0)], &[10, 0, 2], &[n(3)], &[n(0x22)], &[6, 1]]), // mmap 2 MiB
-                vec![0xfd, 0, 1, 0],
-                call(10, &[&[0], &[10, 1, 0], &[n(1)]]), // mprotect
-                call(25, &[&[0], &[10, 1, 0], &[10, 4, 0], &[n(1)]]), // mremap
-                call(28, &[&[0], &[10, 1, 0], &[n(4)]]), // madvise
-                call(12, &[&[n(0)]]),                    // brk
-            ],
-        ),
-        program(
-            &strings,
-            &[
-                call(22, &[&buffer]), // pipe
-                call(1, &[&[n(4)], &file, &[n(9)]]),
-                call(7, &[&buffer, &[n(2)], &[n(5)]]),            // poll
-                call(35, &[&time, &buffer]),                      // nanosleep
-                call(202, &[&buffer, &[n(128)], &[n(0)], &time]), // futex wait
-                call(13, &[&[n(10)], &file, &buffer, &[n(8)]]),   // rt_sigaction
-                call(62, &[&[n(1)], &[n(10)]]),                   // kill
-                call(0, &[&[n(3)], &buffer, &[n(100)]]),
-                call(0, &[&[n(3)], &buffer, &[n(100)]]), // waits for ever
-            ],
-        ),
-        program(
-            &strings,
-            &[
-                call(83, &[&file]),                                    // mkdir
-                call(80, &[&file]),                                    // chdir
-                call(79, &[&buffer, &[n(100)]]),                       // getcwd
-                call(88, &[&maps, &file]),                             // symlink
-                call(217, &[&[n(0)], &buffer, &[10, 1, 0]]),           // getdents64
-                call(16, &[&[n(0)], &[4, 0x13, 0x54, 0, 0], &buffer]), // TIOCGWINSZ
-                call(0, &[&[n(0)], &buffer, &[n(100)]]),               // what was typed
-                call(59, &[&file, &buffer, &buffer]),                  // execve
-                call(231, &[&[n(3)]]),                                 // exit_group
-            ],
-        ),
+        // Files: written, read, mapped, cut, moved.
+        [
+            open(0, 0o102),
+            call(1, &[&[n(3)], &p(0), &[n(100)]]),
+            call(8, &[&[n(3)]]),
+            call(20, &[&[n(3)], &s(2), &[n(2)]]),
+            call(19, &[&[n(3)], &s(2), &[n(2)]]),
+            call(9, &[&ANY, &pages(2), &[n(3)], &[n(1)], &[n(3)]]),
+            touch(0),
+            call(26, &[&LAST, &pages(1), &[n(4)]]),
+            call(77, &[&[n(3)], &[n(50)]]),
+            call(11, &[&LAST, &pages(1)]),
+            call(82, &[&p(0), &p(1)]),
+            call(86, &[&p(1), &p(0)]),
+            call(87, &[&p(1)]),
+        ]
+        .concat(),
+        [
+            open(0, 0o102),
+            call(18, &[&[n(3)], &p(0), &[n(90)], &pages(1)]),
+            call(17, &[&[n(3)], &BUFFER, &[n(90)], &[n(5)]]),
+            new(45, &[&[n(3)], &ANY, &pages(1), &pages(1)]), // fallocate, 285
+            new(55, &[&[n(3)], &s(2), &[n(1)]]),             // preadv, 295
+            call(72, &[&[n(3)], &[n(5)], &s(9)]),            // fcntl, getlk
+            call(72, &[&[n(3)], &[n(4)], &[10, 1, 0]]),      // setfl
+            call(76, &[&p(0), &pages(2)]),
+            call(8, &[&[n(3)], &ANY, &[n(3)]]), // lseek to data
+            call(74, &[&[n(3)]]),
+            call(40, &[&[n(3)], &[n(3)], &s(14), &pages(1)]), // sendfile
+            call(32, &[&[n(3)]]),
+            call(33, &[&[n(3)], &[n(9)]]),
+            new(196, &[&[n(4)], &[n(20)], &[n(4)]]), // close_range, 436
+            new(86, &[&[n(3)], &ANY, &[n(9)], &s(14), &[n(9)]]), // copy_file_range, 326
+        ]
+        .concat(),
+        // Directories and links.
+        [
+            call(83, &[&p(2), &[4, 0xff, 1, 0, 0]]),
+            call(80, &[&p(2)]),
+            call(79, &[&BUFFER, &[n(100)]]),
+            open(4, 0o102),
+            call(88, &[&p(4), &p(11)]),
+            call(89, &[&p(11), &BUFFER, &[n(100)]]),
+            open(6, 0),
+            call(217, &[&LAST, &BUFFER, &pages(1)]),
+            new(24, &[&CWD, &p(11), &CWD, &p(1), &pages(1)]), // renameat, 264
+            new(76, &[&CWD, &p(4), &CWD, &p(1), &[n(2)]]),    // renameat2, 316
+            call(84, &[&p(2)]),
+            call(161, &[&p(2)]),
+            call(133, &[&p(1), &[4, 0xff, 0x11, 0, 0]]),
+            call(137, &[&p(8), &BUFFER]),
+            call(90, &[&p(0), &[n(7)]]),
+            call(92, &[&p(0), &[n(1)], &[n(1)]]),
+            new(40, &[&CWD, &p(0), &s(20)]), // utimensat, 280
+        ]
+        .concat(),
+        [
+            new(17, &[&CWD, &p(0), &[n(0o102)]]),                // openat, 257
+            new(22, &[&CWD, &p(0), &BUFFER]),                    // newfstatat, 262
+            new(92, &[&CWD, &p(0), &ANY, &[10, 1, 0], &BUFFER]), // statx, 332
+            new(197, &[&CWD, &p(4), &s(10), &[n(24)]]),          // openat2, 437
+            new(197, &[&CWD, &p(3), &s(11), &[n(24)]]),
+            new(199, &[&CWD, &p(0), &[n(4)]]), // faccessat2, 439
+            new(79, &[&p(0), &[n(1)]]),        // memfd_create, 319
+            call(4, &[&p(0), &BUFFER]),
+            call(5, &[&[n(3)], &BUFFER]),
+            call(191, &[&p(0), &p(45), &BUFFER, &[n(50)]]),
+            call(188, &[&p(0), &p(45), &BUFFER, &[n(5)]]),
+        ]
+        .concat(),
+        // Everything that can be read in /proc, /dev and /sys, in two parts, and what writes there.
+        read_all(12..28),
+        read_all(28..46),
+        [open(30, 2), call(1, &[&LAST, &p(4), &[n(1)]]), open(29, 2), call(1, &[&LAST, &p(4), &[n(1)]])]
+            .concat(),
+        [
+            open(14, 1),
+            call(1, &[&LAST, &p(4), &[n(1)]]),
+            open(15, 2),
+            call(16, &[&LAST, &[4, 0, 0x52, 4, 0x80], &BUFFER]),
+        ]
+        .concat(),
+        // Memory.
+        [
+            call(9, &[&ANY, &[10, 0, 3], &[n(3)], &[n(0x22)], &[6, 1]]),
+            touch(1),
+            call(10, &[&LAST, &pages(1), &[n(1)]]),
+            call(9, &[&ANY, &pages(9), &[n(3)], &[n(0x22)], &[6, 1]]),
+            touch(1),
+            call(25, &[&LAST, &pages(9), &pages(20), &[n(1)]]),
+            call(28, &[&LAST, &pages(2), &[n(4)]]),
+            call(27, &[&LAST, &pages(2), &BUFFER]),
+            call(149, &[&LAST, &pages(2)]),
+            call(12, &[&ANY]),
+            call(12, &[&[4, 0, 0, 0x40, 0]]),
+            call(9, &[&[4, 0, 0, 0, 0x30], &pages(2), &[n(3)], &[4, 0x22, 1, 0, 0], &[6, 1]]), // growing down
+            vec![0xfd, 4, 0, 0xf8, 0xff, 0x2f, 1],
+            call(11, &[&[4, 0, 0, 0, 0x20], &pages(1)]),
+        ]
+        .concat(),
+        // Waiting.
+        [
+            call(22, &[&BUFFER]),
+            call(1, &[&[n(4)], &p(0), &[n(9)]]),
+            call(7, &[&s(4), &[n(2)], &[n(5)]]),
+            new(31, &[&s(4), &[n(2)], &s(0), &s(6), &[n(8)]]), // ppoll, 271
+            call(23, &[&[n(5)], &s(16), &ANY, &ANY, &s(13)]),
+            new(30, &[&[n(5)], &s(16), &ANY, &ANY, &s(0), &s(18)]), // pselect6, 270
+            call(35, &[&s(0), &BUFFER]),
+            call(230, &[&[n(1)], &ANY, &s(1), &BUFFER]),
+            call(202, &[&BUFFER, &[n(128)], &ANY, &s(0)]),
+            call(202, &[&BUFFER, &[n(129)], &[n(1)]]),
+            call(202, &[&BUFFER, &[n(3)], &[n(1)], &[n(1)], &s(22)]),
+            call(0, &[&[n(3)], &BUFFER, &[n(100)]]),
+            call(16, &[&[n(3)], &[4, 0x1b, 0x54, 0, 0], &BUFFER]), // FIONREAD
+            new(53, &[&BUFFER, &[10, 0, 8]]),                      // pipe2, 293
+            call(3, &[&[n(4)]]),
+            call(0, &[&[n(3)], &BUFFER, &[n(100)]]),
+            call(0, &[&[n(5)], &BUFFER, &[n(100)]]), // for ever
+        ]
+        .concat(),
+        // Signals.
+        [
+            call(13, &[&[n(10)], &s(7), &BUFFER, &[n(8)]]),
+            call(62, &[&[n(1)], &[n(10)]]),
+            call(14, &[&ANY, &s(6), &BUFFER, &[n(8)]]),
+            call(13, &[&[n(10)], &s(8), &ANY, &[n(8)]]),
+            call(131, &[&s(19), &BUFFER]),
+            call(200, &[&[n(1)], &[n(10)]]),
+            call(127, &[&BUFFER, &[n(8)]]),
+            call(128, &[&s(6), &BUFFER, &s(0), &[n(8)]]),
+            call(130, &[&s(22), &[n(8)]]),
+            vec![0xfe, 0],
+        ]
+        .concat(),
+        // Who and what.
+        [
+            call(97, &[&[n(7)], &BUFFER]),
+            new(62, &[&ANY, &[n(7)], &s(12), &BUFFER]), // prlimit64, 302
+            call(98, &[&ANY, &BUFFER]),
+            call(63, &[&BUFFER]),
+            call(99, &[&BUFFER]),
+            call(125, &[&s(17), &BUFFER]),
+            call(116, &[&[n(2)], &s(22)]),
+            call(115, &[&[n(9)], &BUFFER]),
+            call(157, &[&[n(15)], &p(4)]),
+            call(157, &[&[n(16)], &BUFFER]),
+            call(158, &[&[4, 2, 0x10, 0, 0], &BUFFER]),
+            call(204, &[&ANY, &[n(64)], &BUFFER]),
+            call(228, &[&[n(1)], &BUFFER]),
+            call(96, &[&BUFFER, &BUFFER]),
+            call(100, &[&BUFFER]),
+            new(78, &[&BUFFER, &[n(100)]]), // getrandom, 318
+            call(117, &[&[n(5)], &[n(5)], &[n(5)]]),
+            open(0, 0o102),
+            call(16, &[&ANY, &[4, 0x13, 0x54, 0, 0], &BUFFER]), // TIOCGWINSZ
+            call(16, &[&ANY, &[4, 1, 0x54, 0, 0], &BUFFER]),    // TCGETS
+            call(0, &[&ANY, &BUFFER, &[n(100)]]),
+        ]
+        .concat(),
+        // A program of its own.
+        [
+            write_elf,
+            open(0, 0o102),
+            call(1, &[&[n(3)], &[1, 0, 0], &[n(120)]]),
+            call(90, &[&p(0), &[4, 0xed, 1, 0, 0]]),
+            call(3, &[&[n(3)]]),
+            call(59, &[&p(0), &s(15), &s(15)]),
+            call(12, &[&ANY]),
+            call(231, &[&[n(3)]]),
+        ]
+        .concat(),
     ]
 }
