@@ -5,12 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
-use e2e::tools::is_root;
+use e2e::tools::may_mount;
 use e2e::{Outcome, Program, Suite, debian, needs, tree};
 
 /// The tree with busybox in it, or why there is none.
 fn rootfs() -> Result<PathBuf, String> {
-    if !is_root() {
+    if !may_mount() {
         return Err("comparing inside a root file system needs root (chroot, mount)".into());
     }
     let packages = debian::rootfs("busybox-static-2", &["busybox-static"])?;

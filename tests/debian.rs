@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use e2e::tools::is_root;
+use e2e::tools::may_mount;
 use e2e::{Program, Suite, debian, needs};
 
 /// A root file system with the programs below.
 fn rootfs() -> Option<PathBuf> {
     let packages = ["hello", "coreutils", "sqlite3", "lua5.4", "python3-minimal", "libpython3-stdlib"];
-    let made = if is_root() {
+    let made = if may_mount() {
         debian::rootfs("debian-3", &packages)
     } else {
         Err("comparing inside a root file system needs root (chroot, mount)".into())

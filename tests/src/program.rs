@@ -31,6 +31,7 @@ pub struct Program {
     options: Vec<OsString>,
     stdin: Vec<u8>,
     timeout: u32,
+    platform: Option<String>,
 }
 
 impl Program {
@@ -46,6 +47,7 @@ impl Program {
             options: Vec::new(),
             stdin: Vec::new(),
             timeout: TIMEOUT,
+            platform: None,
         }
     }
 
@@ -90,10 +92,17 @@ impl Program {
         self
     }
 
+    /// Runs on this platform, whatever the environment says.
+    pub fn on(mut self, platform: &str) -> Self {
+        self.platform = Some(platform.into());
+        self
+    }
+
     /// The command line that [`guest`](Self::guest) runs, ready for further redirections.
     pub fn command(&self) -> Command {
+        let platform = self.platform.clone().unwrap_or_else(tools::platform);
         let mut command = Command::new(xtask());
-        command.arg("run-snp").args(["--platform", "vm", "--timeout", &self.timeout.to_string()]);
+        command.args(["run-snp", "--platform", &platform, "--timeout", &self.timeout.to_string()]);
         if let Some(rootfs) = &self.rootfs {
             command.arg("--rootfs").arg(rootfs);
         }
@@ -124,7 +133,7 @@ impl Program {
         let root = self.rootfs.as_deref().unwrap_or(Path::new("/"));
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "/bin/sh", "-ec", ENTER, "sh"]).arg(root);
-        if self.rootfs.is_none() && !tools::is_root() {
+        if self.rootfs.is_none() && !tools::may_mount() {
             command = Command::new("env");
             command.arg(joined("--chdir=", workdir)).arg("-i");
             command.args(self.env.iter().map(|(key, value)| pair(key, value)));

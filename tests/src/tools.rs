@@ -57,7 +57,7 @@ pub fn prepare() {
     READY.get_or_init(|| {
         if let Ok(hello) = crate::build::c("hello.c", crate::build::Link::StaticMusl) {
             let mut command = Command::new(xtask());
-            command.args(["run-snp", "--platform", "vm", "--timeout", "600"]).arg(hello);
+            command.args(["run-snp", "--platform", &platform(), "--timeout", "600"]).arg(hello);
             let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
         }
     });
@@ -67,6 +67,17 @@ pub fn prepare() {
 pub fn is_root() -> bool {
     static ROOT: OnceLock<bool> = OnceLock::new();
     *ROOT.get_or_init(|| capture("id", &["-u"]).is_ok_and(|uid| uid.trim() == "0"))
+}
+
+/// Whether this process may mount something that only it sees: root, and not in a container or chroot that forbids it.
+pub fn may_mount() -> bool {
+    static MOUNT: OnceLock<bool> = OnceLock::new();
+    *MOUNT.get_or_init(|| capture("unshare", &["--mount", "--propagation", "private", "true"]).is_ok())
+}
+
+/// The platform that programs run on: `E2E_PLATFORM`, else the plain VM.
+pub fn platform() -> String {
+    std::env::var("E2E_PLATFORM").unwrap_or_else(|_| "vm".into())
 }
 
 /// Runs a tool of the host; its output, or why it failed.

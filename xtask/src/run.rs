@@ -156,12 +156,7 @@ fn choose_platform(platform: Platform) -> Result<Boot, Failure> {
             );
             Ok(Boot::Pvh)
         }
-        Platform::SnpEmulated => {
-            complain(
-                "platform: snp-emulated, an SNP guest in our emulator. NOT CONFIDENTIAL: there is no encryption and no AMD key",
-            );
-            Ok(Boot::Emulator)
-        }
+        Platform::SnpEmulated => Ok(Boot::Emulator),
         Platform::Snp => Err(Failure {
             status: status::LAUNCH_FAILED,
             why: "this platform is not there yet; use --platform snp-emulated or vm (not confidential)"
