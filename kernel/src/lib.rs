@@ -79,5 +79,5 @@ fn kernel_boot_failed(error: BootError) -> ! {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    power::bug(info)
+    power::panic(info)
 }

@@ -3,9 +3,10 @@
 //! Nothing here allocates, takes a lock or goes through GS: it must work from a double fault.
 
 use crate::host::HOST;
+use crate::mm::heap;
 use crate::mm::layout::c_bit;
 use crate::snp;
-use core::fmt;
+use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 use litebox_core::platform::{Attack, ExitStatus};
@@ -14,6 +15,9 @@ use platform_snp::snp::Violation;
 use platform_snp::uart::{COM1, Uart};
 use x86_64::instructions::{hlt, interrupts, tables};
 use x86_64::structures::DescriptorTablePointer;
+
+/// The signal that a process which used up all memory dies of.
+const SIGKILL: u8 = 9;
 
 /// The end has begun: a second failure on the way does not start it again.
 static ENDING: AtomicBool = AtomicBool::new(false);
@@ -63,7 +67,30 @@ pub fn attack(attack: Attack, what: fmt::Arguments<'_>) -> ! {
     end(Ending::Attack(attack), what)
 }
 
-/// A bug of ours.
-pub fn bug(info: &PanicInfo<'_>) -> ! {
+/// A panic: a bug of ours, or an allocation of the kernel's that failed. The latter is the workload's doing, which has used up all memory down to the
+/// kernel's reserve, and since there is no way back from within an allocation, it ends as a page fault would have ended it.
+pub fn panic(info: &PanicInfo<'_>) -> ! {
+    let mut message = Prefix("memory allocation of ");
+    // It stops with an error where the text goes another way.
+    let _ = write!(message, "{}", info.message());
+    if heap::is_exhausted() && message.0.is_empty() {
+        crate::log::line(format_args!("out of memory: the workload is killed; give it more with --memory"));
+        end(Ending::Status(ExitStatus::Signaled(SIGKILL)), format_args!(""))
+    }
     end(Ending::Bug, format_args!("{info}"))
+}
+
+/// What a text must still begin with.
+struct Prefix(&'static str);
+
+impl fmt::Write for Prefix {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let len = text.len().min(self.0.len());
+        let (expected, rest) = self.0.split_at_checked(len).ok_or(fmt::Error)?;
+        if !text.starts_with(expected) {
+            return Err(fmt::Error);
+        }
+        self.0 = rest;
+        Ok(())
+    }
 }

@@ -1,5 +1,6 @@
 //! What the kernel can check about itself, for `tests/selftest`, which is linked with it and runs in a VM.
 
+use crate::mm::heap::POOL;
 use crate::mm::layout::direct;
 use crate::mm::user_access;
 use crate::mm::{kernel_map, stack::KernelStack};
@@ -141,12 +142,35 @@ pub fn guard_page() -> Result<(), &'static str> {
     if kernel_map::is_mapped(below) { Err("the guard page is mapped") } else { Ok(()) }
 }
 
-/// Allocations of every size class, and beyond 2 MiB, keep their contents apart.
+/// Allocations of every size class, and beyond 2 MiB, keep their contents apart; big ones that are freed leave nothing behind, and need no
+/// memory in one piece.
 pub fn heap() -> Result<(), &'static str> {
     let mut blocks: Vec<Vec<u8>> = Vec::new();
     for (i, size) in (0..200).map(|i| 1 + i * i * 7).chain([3 << 20, 5 << 20]).enumerate() {
         blocks.push(alloc::vec![i as u8; size]);
     }
     let intact = blocks.iter().enumerate().all(|(i, b)| b.iter().all(|&x| x == i as u8));
-    if intact { Ok(()) } else { Err("two allocations overlap") }
+    if !intact {
+        return Err("two allocations overlap");
+    }
+    drop(blocks);
+    let free = POOL.free_pages();
+    for size in (3..5).cycle().take(20) {
+        drop(Vec::<u8>::with_capacity(size << 20));
+    }
+    if POOL.free_pages() != free {
+        return Err("large allocations do not give everything back");
+    }
+    crumbs()
+}
+
+/// Leaves no two free pages side by side, and allocates more than one.
+fn crumbs() -> Result<(), &'static str> {
+    let mut pages = Vec::new();
+    while let Ok(page) = POOL.alloc(false) {
+        pages.push(page);
+    }
+    pages.retain(|page| page.frame_number() % 2 == 1);
+    let mut block = Vec::<u8>::new();
+    block.try_reserve_exact(100_000).map_err(|_| "an allocation of 25 pages fails though thousands are free")
 }

@@ -80,7 +80,7 @@ struct Pool;
 
 impl TableSource for Pool {
     fn table(&mut self) -> Result<u64, OutOfMemory> {
-        Ok(Page::into_raw(POOL.alloc(true)?) * SMALL)
+        Ok(Page::into_raw(POOL.alloc_kernel(true)?) * SMALL)
     }
     fn at(&self, physical: u64) -> *mut PageTable {
         direct(physical).cast()

@@ -25,9 +25,13 @@ pub const RELEASE: &str = "6.1.0-litebox";
 /// The arguments of a call: RDI, RSI, RDX, R10, R8, R9.
 pub type Args = [u64; 6];
 
-/// Makes the call that `registers` ask for, and puts the result into RAX.
+/// Makes the call that `registers` ask for, and puts the result into RAX. When earlier ones have left the kernel too little memory to make any more,
+/// the process is killed, before the kernel itself runs out.
 #[inline]
 pub fn dispatch<P: Platform>(thread: &Arc<Thread<P>>, registers: &mut Registers) {
+    if thread.platform().pages().is_exhausted() {
+        return thread.out_of_memory();
+    }
     let args = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
     // The number is the low half of RAX, as on Linux.
     let number = registers.rax as u32;

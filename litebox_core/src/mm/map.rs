@@ -177,14 +177,14 @@ impl<P: Platform> Mm<P> {
     /// `mmap(2)`; returns the address.
     pub fn mmap(&self, request: MapRequest) -> Result<usize> {
         let populate = request.flags.contains(MapFlags::POPULATE);
-        let prot = request.prot;
+        let (prot, len) = (request.prot, request.len);
         let at = {
             let mut state = self.lock();
             self.map_locked(&mut state, request)?
         };
         if populate {
-            let end = self.lock().areas.find(at).map_or(at, |(_, area)| area.end);
-            self.populate(at..end, prot);
+            // The new pages only: the area may have been joined with its neighbours.
+            self.populate(at..at + round_up(len).unwrap_or(0), prot);
         }
         Ok(at)
     }

@@ -162,6 +162,12 @@ impl PagePool {
         self.free_pages() <= self.reserve.load(Ordering::Relaxed)
     }
 
+    /// The kernel has used up half of its reserve, and nothing can be reclaimed: whoever makes it need more has to go.
+    #[inline]
+    pub fn is_exhausted(&self) -> bool {
+        self.free_pages() * 2 <= self.reserve.load(Ordering::Relaxed) && self.reclaim_some(64) == 0
+    }
+
     #[inline]
     fn region(&self, frame: u64) -> Option<&Region> {
         self.regions.iter().map_while(Once::get).find(|r| r.frames.contains(&frame))

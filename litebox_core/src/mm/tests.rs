@@ -62,6 +62,14 @@ fn arguments_are_refused_as_linux_refuses_them() {
 }
 
 #[test]
+fn populate_fills_the_new_pages_and_not_the_neighbours() {
+    let mm = memory();
+    fixed(&mm, 1, 3, RW).unwrap();
+    mm.mmap(anonymous(BASE, PAGE_SIZE, RW, MapFlags::FIXED | MapFlags::POPULATE)).unwrap();
+    assert_eq!(mm.usage().resident, PAGE_SIZE);
+}
+
+#[test]
 fn protection_is_obeyed() {
     let mm = memory();
     fixed(&mm, 0, 1, Prot::READ).unwrap();

@@ -163,11 +163,7 @@ fn page_fault<P: Platform>(thread: &Thread<P>, fault: PageFault) {
         Ok(()) => {}
         Err(FaultError::NoMapping | FaultError::AccessDenied) => thread.force_signal(sig::SEGV),
         Err(FaultError::BusError) => thread.force_signal(sig::BUS),
-        Err(FaultError::OutOfMemory) => {
-            let platform = thread.platform();
-            platform.log(format_args!("out of memory: the workload is killed; give it more with --memory"));
-            thread.terminate(ExitStatus::Signaled(sig::KILL as u8));
-        }
+        Err(FaultError::OutOfMemory) => thread.out_of_memory(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `Thread`: what runs.
 
 use super::object::Process;
-use super::signal::ThreadSignals;
+use super::signal::{ThreadSignals, sig};
 use crate::mm::{Mm, UserPtr};
 use crate::platform::{ExitStatus, Platform, Registers, ThreadToken};
 use alloc::sync::Arc;
@@ -115,6 +115,14 @@ impl<P: Platform> Thread<P> {
     /// Who takes its place, if anybody.
     pub fn take_successor(&self) -> Option<(Arc<Thread<P>>, Registers)> {
         self.successor.lock().take()
+    }
+
+    /// Ends the whole process, which needs memory that is not there.
+    #[cold]
+    pub fn out_of_memory(&self) {
+        self.platform()
+            .log(format_args!("out of memory: the workload is killed; give it more with --memory"));
+        self.terminate(ExitStatus::Signaled(sig::KILL as u8));
     }
 
     /// Ends the whole process.
