@@ -125,12 +125,12 @@ pub trait Inode: Any + Send + Sync {
         Err(Errno::EPERM)
     }
 
-    /// A regular file of this file system without a name (`O_TMPFILE`).
-    fn create_unnamed(&self, mode: u32, cred: &Credentials) -> Result<Arc<dyn Inode>> {
+    /// A regular file of this file system without a name (`O_TMPFILE`); `linkable`: it may be given one.
+    fn create_unnamed(&self, mode: u32, cred: &Credentials, linkable: bool) -> Result<Arc<dyn Inode>> {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// Gives `node`, which must be of this file system (EXDEV) and no directory (EPERM), one more name.
+    /// Gives `node`, which must be of this file system (EXDEV) and no directory (EPERM), one more name. ENOENT when it has lost its last one.
     fn link(&self, name: &[u8], node: &Arc<dyn Inode>) -> Result<()> {
         Err(Errno::EPERM)
     }

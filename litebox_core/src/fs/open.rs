@@ -45,6 +45,12 @@ pub struct OpenFile {
     offset: Mutex<u64>,
 }
 
+/// EINVAL unless `len` bytes at `offset` end where a file can end.
+fn in_file(offset: u64, len: usize) -> Result<()> {
+    let end = offset.checked_add(len as u64).filter(|end| *end <= i64::MAX as u64);
+    end.map(drop).ok_or(Errno::EINVAL)
+}
+
 impl OpenFile {
     /// A description of `file`; `location` is where it was found, if it has a name.
     pub fn new(file: Arc<dyn File>, location: Option<Location>, flags: OFlags) -> Arc<OpenFile> {
@@ -129,6 +135,7 @@ impl OpenFile {
         }
         // The lock is not held over the copy, which may fault; a racing reader sees what POSIX calls unspecified.
         let offset = *self.offset.lock();
+        in_file(offset, to.remaining())?;
         let count = file.read_at(offset, to)?;
         *self.offset.lock() = offset.saturating_add(count as u64);
         Ok(count)
@@ -140,12 +147,13 @@ impl OpenFile {
         if !file.seekable() {
             return file.write_at(0, from);
         }
+        let offset = *self.offset.lock();
+        in_file(offset, from.remaining())?;
         if self.flags().contains(OFlags::APPEND) {
             let (count, end) = file.append(from)?;
             *self.offset.lock() = end;
             return Ok(count);
         }
-        let offset = *self.offset.lock();
         let count = file.write_at(offset, from)?;
         *self.offset.lock() = offset.saturating_add(count as u64);
         Ok(count)
@@ -157,7 +165,9 @@ impl OpenFile {
         if !file.seekable() {
             return Err(Errno::ESPIPE);
         }
-        self.readable()?.read_at(offset, to)
+        let file = self.readable()?;
+        in_file(offset, to.remaining())?;
+        file.read_at(offset, to)
     }
 
     /// `pwrite(2)`: as on Linux, `O_APPEND` wins over the offset. ESPIPE, EINVAL.
@@ -167,10 +177,17 @@ impl OpenFile {
             return Err(Errno::ESPIPE);
         }
         self.writable()?;
+        in_file(offset, from.remaining())?;
         if self.flags().contains(OFlags::APPEND) {
-            return file.append(from).map(|(count, _)| count);
+            return self.append(from);
         }
         file.write_at(offset, from)
+    }
+
+    /// Writes at the end, wherever the position is. ESPIPE.
+    pub fn append(&self, from: &mut dyn Source) -> Result<usize> {
+        let file = self.writable()?;
+        if file.seekable() { file.append(from).map(|(count, _)| count) } else { file.write_at(0, from) }
     }
 
     /// The position.

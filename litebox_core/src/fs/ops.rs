@@ -60,7 +60,8 @@ pub fn open(
             return Err(Errno::ENOTDIR);
         }
         may_change(context, &dir)?;
-        let inode = dir.inode.create_unnamed(mode & !context.umask & 0o7777, &context.credentials)?;
+        let (mode, linkable) = (mode & !context.umask & 0o7777, !flags.contains(OFlags::EXCL));
+        let inode = dir.inode.create_unnamed(mode, &context.credentials, linkable)?;
         let place = Location { mount: dir.mount, inode: inode.clone() };
         return Ok(OpenFile::new(inode.open(flags)?, Some(place), flags - OFlags::DIRECTORY));
     }

@@ -61,11 +61,17 @@ pub(super) fn mmap<P: Platform>(
     ] {
         flags.set(flag, raw & bit != 0);
     }
+    let anonymous = raw & c::MAP_ANONYMOUS != 0;
+    // What grows downwards is nobody else's.
+    let grows = raw & c::MAP_GROWSDOWN != 0 && (!anonymous || flags.contains(MapFlags::SHARED));
+    if grows || anonymous && raw & c::MAP_TYPE == c::MAP_SHARED_VALIDATE {
+        return Err(Errno::EINVAL);
+    }
     let populate = raw & (c::MAP_POPULATE | c::MAP_LOCKED) != 0 && raw & c::MAP_NONBLOCK == 0;
     flags.set(MapFlags::POPULATE, populate);
     let prot = prot(raw_prot);
     let (mut object, mut name) = (None, None);
-    if raw & c::MAP_ANONYMOUS == 0 {
+    if !anonymous {
         let open = file::get(t, crate::fd::Fd::from_raw(fd as i32)?)?;
         if len == 0 {
             return Err(Errno::EINVAL);

@@ -184,7 +184,7 @@ fn exec<P: Platform>(t: &Arc<Thread<P>>, path: &[u8], argv: u64, envp: u64) -> R
         args.push(Vec::new());
     }
     let signals = *t.signals.lock();
-    let mm = Arc::new(Mm::new(t.platform())?);
+    let mm = Mm::new(t.platform())?;
     match execute(&t.process, mm, t.tid, path, &args, &env, signals) {
         Ok((successor, registers)) => {
             t.succeed(successor, registers);

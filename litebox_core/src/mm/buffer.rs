@@ -4,6 +4,8 @@
 
 use super::Page;
 use crate::errno::Result;
+use alloc::sync::Weak;
+use core::ops::Range;
 
 /// Takes data, in order: the buffers of a `read`.
 pub trait Sink {
@@ -45,6 +47,17 @@ pub trait Mappable: Send + Sync {
     fn cached(&self, first: u64, count: u64, each: &mut dyn FnMut(u64, Page)) {
         let _ = (first, count, each);
     }
+
+    /// From now on, pages that the object cuts off are to be unmapped here. Each mapper is remembered once.
+    fn attach(&self, mapper: &Weak<dyn Mapper>) {
+        let _ = mapper;
+    }
+}
+
+/// Who maps pages of objects.
+pub trait Mapper: Send + Sync {
+    /// Unmaps these pages of an object, wherever they are mapped. Takes locks of its own: none of the object's may be held.
+    fn unmap_pages(&self, object: &dyn Mappable, pages: Range<u64>);
 }
 
 /// A kernel buffer: filled from the front, and what is filled is cut off, as `std::io::Write` has it.

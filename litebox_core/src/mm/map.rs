@@ -4,11 +4,11 @@
 //! else refers to is never mapped writable. The lock is taken before an object is asked for a page, never
 //! while one of the object's locks is held, and never over a copy from or to user memory.
 
-use super::Mappable;
 use super::area::{Area, AreaFlags, Areas, Backing, MAX_AREAS, MapName, SharedMemory};
+use super::{Mappable, Mapper};
 use crate::errno::{Errno, Result};
 use crate::platform::{LARGE_PAGE_SIZE, PAGE_SIZE, PageTable, Platform, Prot};
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::ops::Range;
 use spin::{Mutex, MutexGuard};
@@ -108,6 +108,7 @@ pub struct AreaInfo {
 /// A process's memory.
 pub struct Mm<P: Platform> {
     pub(super) platform: &'static P,
+    me: Weak<Mm<P>>,
     pub(super) state: Mutex<State<P>>,
 }
 
@@ -122,7 +123,7 @@ fn round_up(len: usize) -> Option<usize> {
 
 impl<P: Platform> Mm<P> {
     /// Empty memory, with mappings placed at random.
-    pub fn new(platform: &'static P) -> Result<Mm<P>> {
+    pub fn new(platform: &'static P) -> Result<Arc<Mm<P>>> {
         let mut random = [0; 8];
         platform.fill_random(&mut random);
         let user = platform.user_range();
@@ -130,18 +131,16 @@ impl<P: Platform> Mm<P> {
         let shift = (u64::from_ne_bytes(random) as usize & 0xfff_ffff) * PAGE_SIZE;
         let room = (user.end - user.start) / 8;
         let mmap_top = user.end.saturating_sub(room / 16 + shift % (room / 2).max(1)) & !(PAGE_SIZE - 1);
-        Ok(Mm {
-            platform,
-            state: Mutex::new(State {
-                table: platform.new_page_table()?,
-                areas: Areas::default(),
-                brk_start: 0,
-                brk: 0,
-                mmap_top,
-                limits: MemoryLimits::default(),
-                size: 0,
-            }),
-        })
+        let state = State {
+            table: platform.new_page_table()?,
+            areas: Areas::default(),
+            brk_start: 0,
+            brk: 0,
+            mmap_top,
+            limits: MemoryLimits::default(),
+            size: 0,
+        };
+        Ok(Arc::new_cyclic(|me| Mm { platform, me: me.clone(), state: Mutex::new(state) }))
     }
 
     /// The platform below.
@@ -178,6 +177,10 @@ impl<P: Platform> Mm<P> {
     pub fn mmap(&self, request: MapRequest) -> Result<usize> {
         let populate = request.flags.contains(MapFlags::POPULATE);
         let (prot, len) = (request.prot, request.len);
+        if let Some((object, _)) = &request.object {
+            let me: Weak<dyn Mapper> = self.me.clone();
+            object.attach(&me);
+        }
         let at = {
             let mut state = self.lock();
             self.map_locked(&mut state, request)?
@@ -472,6 +475,32 @@ impl<P: Platform> Mm<P> {
     pub fn heap(&self) -> Range<usize> {
         let state = self.lock();
         state.brk_start..state.brk
+    }
+}
+
+impl<P: Platform> Mapper for Mm<P> {
+    fn unmap_pages(&self, object: &dyn Mappable, pages: Range<u64>) {
+        let mut state = self.lock();
+        let shown: Vec<Range<usize>> = state
+            .areas
+            .iter()
+            .filter_map(|(start, area)| match &area.backing {
+                Backing::Object { object: other, offset } if core::ptr::addr_eq(object, &**other) => {
+                    // The area's first page, and where in it the pages begin and end.
+                    let (first, len) = (offset / PAGE_SIZE as u64, area.end - start);
+                    let at = |page: u64| {
+                        let distance = page.saturating_sub(first).saturating_mul(PAGE_SIZE as u64);
+                        start + usize::try_from(distance).unwrap_or(usize::MAX).min(len)
+                    };
+                    Some(at(pages.start)..at(pages.end)).filter(|range| !range.is_empty())
+                }
+                _ => None,
+            })
+            .collect();
+        for range in shown {
+            // Where no memory is left to split a large page, the pages stay: objects have small ones only.
+            let _ = state.table.unmap(range);
+        }
     }
 }
 

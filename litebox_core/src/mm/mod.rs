@@ -12,10 +12,10 @@ mod tests;
 mod user;
 
 pub use area::MapName;
-pub use buffer::{Mappable, Sink, Source};
+pub use buffer::{Mappable, Mapper, Sink, Source};
 pub use fault::FaultError;
 pub use map::{AreaInfo, MapFlags, MapRequest, MemoryLimits, MemoryUse, Mm};
 pub use page::{LargePage, Page};
 pub use pool::{AcceptHook, PagePool, ReclaimHook};
 pub use remap::{Advice, RemapFlags};
-pub use user::{UserBuffers, UserPtr};
+pub use user::{UserBuffers, UserPtr, read_cstr};

@@ -6,12 +6,13 @@ use crate::platform::hosted::Hosted;
 use crate::platform::{PAGE_SIZE, Prot};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 /// Where the model's pages are.
 const BASE: usize = 0x4000_0000;
 
-fn memory() -> Mm<Hosted> {
+fn memory() -> Arc<Mm<Hosted>> {
     let mm = Mm::new(Hosted::leak(4096)).unwrap();
     mm.activate();
     mm

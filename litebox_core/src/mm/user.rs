@@ -55,6 +55,30 @@ impl<T> UserPtr<T> {
     }
 }
 
+/// Reads a string up to its NUL byte, which is not part of the result, through `read`. `too_long` when there is none within `max` bytes.
+pub fn read_cstr(
+    read: impl Fn(usize, &mut [u8]) -> Result<()>,
+    at: usize,
+    max: usize,
+    too_long: Errno,
+) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut chunk = [0; 256];
+    while out.len() <= max {
+        let from = at.checked_add(out.len()).ok_or(Errno::EFAULT)?;
+        // Not across a page that need not be there.
+        let len = chunk.len().min(PAGE_SIZE - from % PAGE_SIZE);
+        let part = chunk.get_mut(..len).unwrap_or_default();
+        read(from, part)?;
+        let end = part.iter().position(|&byte| byte == 0);
+        out.extend_from_slice(part.get(..end.unwrap_or(len)).unwrap_or_default());
+        if end.is_some() && out.len() <= max {
+            return Ok(out);
+        }
+    }
+    Err(too_long)
+}
+
 impl<P: Platform> Mm<P> {
     /// Runs `step`, which gets on by some bytes from an offset, until `len` are done or a fault stays. Returns how many are done.
     #[inline]
@@ -122,22 +146,9 @@ impl<P: Platform> Mm<P> {
         self.write(at.address, value.as_bytes())
     }
 
-    /// Reads a string up to its NUL byte, which is not part of the result. `too_long` when there is none within `max` bytes.
+    /// See [`read_cstr`].
     pub fn read_cstr(&self, at: usize, max: usize, too_long: Errno) -> Result<Vec<u8>> {
-        let mut out = Vec::new();
-        let mut chunk = [0; 256];
-        while out.len() <= max {
-            let from = at.checked_add(out.len()).ok_or(Errno::EFAULT)?;
-            // Not across a page that need not be there.
-            let len = chunk.len().min(PAGE_SIZE - from % PAGE_SIZE);
-            self.read(from, &mut chunk[..len])?;
-            if let Some(end) = chunk[..len].iter().position(|&b| b == 0) {
-                out.extend_from_slice(&chunk[..end]);
-                return if out.len() > max { Err(too_long) } else { Ok(out) };
-            }
-            out.extend_from_slice(&chunk[..len]);
-        }
-        Err(too_long)
+        read_cstr(|at, to| self.read(at, to), at, max, too_long)
     }
 
     /// Loads a futex word. EINVAL when it is not aligned.

@@ -6,9 +6,10 @@ use crate::errno::{Errno, Result};
 use crate::event::WaitQueue;
 use crate::fd::{Fd, FdTable};
 use crate::fs::{
-    File, FsContext, Host, Location, Metadata, OFlags, OpenFile, PollEvents, ResolveFlags, ops, pipe,
+    File, FileType, FsContext, Host, Location, Metadata, OFlags, OpenFile, PollEvents, ResolveFlags, ops,
+    pipe,
 };
-use crate::mm::{Sink, Source};
+use crate::mm::{Page, Sink, Source};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use spin::Mutex;
@@ -35,6 +36,10 @@ pub trait Files {
     ) -> Result<bool>;
     /// Sends SIGPIPE to the calling thread.
     fn broken_pipe(&self);
+    /// RLIMIT_FSIZE: no write makes a file longer.
+    fn file_size_limit(&self) -> u64;
+    /// Sends SIGXFSZ to the calling thread.
+    fn file_too_large(&self);
 }
 
 /// Where a relative path starts.
@@ -86,7 +91,9 @@ pub fn openat<F: Files + ?Sized>(
     resolve: ResolveFlags,
 ) -> Result<Fd> {
     let context = files.fs();
-    let start = base(files, &context, at, path)?;
+    // Confined to a directory, an absolute path starts from it.
+    let confined = resolve.intersects(ResolveFlags::BENEATH | ResolveFlags::IN_ROOT);
+    let start = base(files, &context, at, if confined { b"" } else { path })?;
     let file = ops::open(&context, &start, path, flags, mode, resolve)?;
     install(files, file, flags.contains(OFlags::CLOEXEC))
 }
@@ -129,11 +136,101 @@ pub fn write<F: Files + ?Sized>(files: &F, fd: Fd, from: &mut dyn Source) -> Res
     write_open(files, &file, from)
 }
 
-/// The same for an open file description.
+/// Where a write goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At the position, which moves; at the end with `O_APPEND`.
+    Position,
+    /// At this offset; at the end with `O_APPEND`.
+    At(u64),
+    /// At the end, as with `O_APPEND` (`RWF_APPEND`).
+    End,
+}
+
+/// A part of what a source gives.
+struct Part<'a> {
+    whole: &'a mut dyn Source,
+    left: usize,
+}
+
+impl Source for Part<'_> {
+    fn remaining(&self) -> usize {
+        self.left.min(self.whole.remaining())
+    }
+    fn take(&mut self, into: &mut [u8]) -> Result<usize> {
+        let len = into.len().min(self.left);
+        let count = self.whole.take(into.get_mut(..len).unwrap_or_default())?;
+        self.left -= count.min(len);
+        Ok(count)
+    }
+    fn take_page(&mut self, page: &Page, offset: usize, len: usize) -> Result<usize> {
+        let len = len.min(self.left);
+        let count = self.whole.take_page(page, offset, len)?;
+        self.left -= count.min(len);
+        Ok(count)
+    }
+    fn skip(&mut self, count: usize) {
+        let count = count.min(self.left);
+        self.whole.skip(count);
+        self.left -= count;
+    }
+}
+
+/// Up to where a file that `file` refers to may be written: RLIMIT_FSIZE for regular files.
+fn size_limit<F: Files + ?Sized>(files: &F, file: &OpenFile) -> u64 {
+    let limit = files.file_size_limit();
+    let regular = limit != u64::MAX
+        && match file.inode() {
+            Some(inode) => inode.file_type() == FileType::Regular,
+            None => file.metadata().is_ok_and(|metadata| metadata.file_type == FileType::Regular),
+        };
+    if regular { limit } else { u64::MAX }
+}
+
+/// EFBIG, with SIGXFSZ, when a file must not be made `length` bytes long.
+pub fn check_size<F: Files + ?Sized>(files: &F, length: u64) -> Result<()> {
+    if length <= files.file_size_limit() {
+        return Ok(());
+    }
+    files.file_too_large();
+    Err(Errno::EFBIG)
+}
+
+/// Writes once, without waiting, and no further than RLIMIT_FSIZE lets a regular file grow. EFBIG, with SIGXFSZ: not at all.
+pub fn write_at<F: Files + ?Sized>(
+    files: &F,
+    file: &OpenFile,
+    place: Place,
+    from: &mut dyn Source,
+) -> Result<usize> {
+    let write = |from: &mut dyn Source| match place {
+        Place::Position => file.write(from),
+        Place::At(offset) => file.write_at(offset, from),
+        Place::End => file.append(from),
+    };
+    let limit = size_limit(files, file);
+    if limit == u64::MAX || from.remaining() == 0 {
+        return write(from);
+    }
+    let start = match place {
+        _ if place == Place::End || file.flags().contains(OFlags::APPEND) => file.writable()?.end()?,
+        Place::At(offset) => offset,
+        _ => file.offset(),
+    };
+    if start >= limit {
+        file.writable()?;
+        files.file_too_large();
+        return Err(Errno::EFBIG);
+    }
+    let left = usize::try_from(limit - start).unwrap_or(usize::MAX);
+    write(&mut Part { whole: from, left })
+}
+
+/// The same as [`write`] for an open file description.
 pub fn write_open<F: Files + ?Sized>(files: &F, file: &OpenFile, from: &mut dyn Source) -> Result<usize> {
     let mut done = 0;
     loop {
-        match blocking(files, file, PollEvents::OUT, || file.write(from)) {
+        match blocking(files, file, PollEvents::OUT, || write_at(files, file, Place::Position, from)) {
             Ok(count) => {
                 done += count;
                 // Streams take what fits; the rest waits. Anything else that stops early stopped for good.

@@ -1,7 +1,7 @@
 //! A thread as whoever makes file calls ([`Files`], [`Caller`]).
 
 use super::limits::Resource;
-use super::signal::sig;
+use super::signal::{UNBLOCKABLE, sig};
 use super::thread::Thread;
 use crate::errno::{Errno, Result};
 use crate::event::WaitQueue;
@@ -93,6 +93,14 @@ impl<P: Platform> Files for Thread<P> {
     fn broken_pipe(&self) {
         self.send_signal(sig::PIPE);
     }
+
+    fn file_size_limit(&self) -> u64 {
+        self.process.limits.lock().get(Resource::FileSize).soft
+    }
+
+    fn file_too_large(&self) {
+        self.send_signal(sig::XFSZ);
+    }
 }
 
 impl<P: Platform> Caller for Thread<P> {
@@ -112,6 +120,28 @@ impl<P: Platform> Caller for Thread<P> {
 
     fn source<'a>(&'a self, buffers: &'a [(usize, usize)]) -> impl Source + 'a {
         UserBuffers::new(self.mm(), buffers)
+    }
+
+    #[inline]
+    fn address_limit(&self) -> usize {
+        self.platform().user_range().end
+    }
+
+    fn with_signal_mask<T>(&self, mask: Option<u64>, wait: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(mask) = mask else { return wait() };
+        let mask = mask & !UNBLOCKABLE;
+        let before = core::mem::replace(&mut self.signals.lock().blocked, mask);
+        let result = wait();
+        let mut signals = self.signals.lock();
+        if matches!(result, Err(Errno::EINTR)) {
+            // The signal that came is delivered with this mask, then the old one holds again.
+            signals.suspended = Some(before);
+        } else {
+            signals.blocked = before;
+        }
+        drop(signals);
+        self.call_attention();
+        result
     }
 
     fn memory_file_limit(&self) -> u64 {

@@ -123,7 +123,7 @@ fn process<P: Platform>(platform: &'static P, manifest: &Manifest) -> Result<Arc
     let fds = space.standard_streams().map_err(Failure::launch)?;
     let system = System::new(space.mounts.clone(), manifest.hostname.clone().into_bytes());
     let identity = Identity { pid: PID, ppid: 0, pgid: PID, sid: PID };
-    let empty = Arc::new(Mm::new(platform).map_err(Failure::launch)?);
+    let empty = Mm::new(platform).map_err(Failure::launch)?;
     let process = Process::new(platform, system, identity, fds, fs, empty);
     processes.add(&process);
     Ok(process)

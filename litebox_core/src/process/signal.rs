@@ -28,6 +28,7 @@ pub mod sig {
     pub const TTIN: u32 = 21;
     pub const TTOU: u32 = 22;
     pub const URG: u32 = 23;
+    pub const XFSZ: u32 = 25;
     pub const WINCH: u32 = 28;
     pub const MAX: u32 = 64;
 }

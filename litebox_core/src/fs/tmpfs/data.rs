@@ -2,9 +2,10 @@
 
 use super::super::{Host, LowerId};
 use crate::errno::Result;
-use crate::mm::Page;
+use crate::mm::{Mapper, Page};
 use crate::platform::PAGE_SIZE;
 use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 /// A page in the cache.
@@ -19,6 +20,8 @@ struct Cached {
 pub(super) struct Data {
     pub(super) size: u64,
     pages: BTreeMap<u64, Cached>,
+    /// Who has mapped pages of it.
+    mappers: Vec<Weak<dyn Mapper>>,
     lower: Option<LowerId>,
     /// Pages below this index that are not cached are the lower's; beyond, and without lower, they are holes.
     lower_pages: u64,
@@ -43,7 +46,16 @@ const MAX_READAHEAD: usize = 64;
 impl Data {
     pub(super) fn new(size: u64, lower: Option<LowerId>) -> Data {
         let lower_pages = if lower.is_some() { size.div_ceil(PAGE_SIZE as u64) } else { 0 };
-        Data { size, pages: BTreeMap::new(), lower, lower_pages, own: 0, expected: 0, window: 4 }
+        Data {
+            size,
+            pages: BTreeMap::new(),
+            mappers: Vec::new(),
+            lower,
+            lower_pages,
+            own: 0,
+            expected: 0,
+            window: 4,
+        }
     }
 
     /// Blocks of 512 bytes that it takes, the lower's included.
@@ -203,6 +215,19 @@ impl Data {
             true
         });
         (freed, more)
+    }
+
+    /// Remembers who maps its pages, and forgets who is gone.
+    pub(super) fn attach(&mut self, mapper: &Weak<dyn Mapper>) {
+        if !self.mappers.iter().any(|other| other.ptr_eq(mapper)) {
+            self.mappers.retain(|other| other.strong_count() > 0);
+            self.mappers.push(mapper.clone());
+        }
+    }
+
+    /// Who maps its pages.
+    pub(super) fn mappers(&self) -> Vec<Arc<dyn Mapper>> {
+        self.mappers.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Calls `each` with the cached pages of `first..first + count`.

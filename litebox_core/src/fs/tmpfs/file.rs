@@ -6,9 +6,9 @@ use super::directory::Child;
 use super::node::Node;
 use super::{Tmpfs, lower_ino};
 use crate::errno::{Errno, Result};
-use crate::mm::{Mappable, Page, Sink, Source};
+use crate::mm::{Mappable, Mapper, Page, Sink, Source};
 use crate::platform::PAGE_SIZE;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 /// Largest file (`MAX_LFS_FILESIZE`).
@@ -133,11 +133,18 @@ impl Node {
         }
         let now = self.fs.now();
         let mut state = self.state.lock();
-        let (freed, dropped) = state.data()?.truncate(length);
+        let data = state.data()?;
+        let (before, mappers) = (data.size, data.mappers());
+        let (freed, dropped) = data.truncate(length);
         state.written(now);
         drop(state);
         self.fs.uncharge(freed);
         drop(dropped);
+        // What is beyond the end is gone from memory too: SIGBUS.
+        let (first, end) = (length.div_ceil(PAGE_SIZE as u64), before.div_ceil(PAGE_SIZE as u64));
+        if first < end {
+            mappers.iter().for_each(|mapper| mapper.unmap_pages(self, first..end));
+        }
         Ok(())
     }
 }
@@ -221,8 +228,13 @@ impl File for Node {
                 self.fs.uncharge(new);
                 for index in offset / page..end.div_ceil(page) {
                     // A page beyond the size would break `Data`'s invariant.
-                    if mode == 0 || index < size.div_ceil(page) {
-                        self.page_to_write(index)?;
+                    let wanted = mode == 0 || index < size.div_ceil(page);
+                    if wanted && let Err(error) = self.page_to_write(index) {
+                        let (freed, dropped) =
+                            self.state.lock().data()?.punch(size.div_ceil(page), end.div_ceil(page));
+                        self.fs.uncharge(freed);
+                        drop(dropped);
+                        return Err(error);
                     }
                 }
                 if mode == 0 && end > size {
@@ -296,6 +308,12 @@ impl Mappable for Node {
             data.cached(first, count, each);
         }
     }
+
+    fn attach(&self, mapper: &Weak<dyn Mapper>) {
+        if let Ok(data) = self.state.lock().data() {
+            data.attach(mapper);
+        }
+    }
 }
 
 /// An open directory.
@@ -339,6 +357,9 @@ impl File for DirectoryFile {
             let mut batch: Vec<(u64, Arc<[u8]>, u64, FileType)> = Vec::with_capacity(BATCH);
             {
                 let mut state = self.node.state.lock();
+                if state.entries()?.dead {
+                    return Err(Errno::ENOENT);
+                }
                 self.node.accessed(&mut state);
                 for (next, name, child) in state.entries()?.entries(reached).take(BATCH) {
                     let (ino, file_type) = match child {

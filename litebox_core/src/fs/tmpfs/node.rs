@@ -45,6 +45,8 @@ pub(super) struct State {
     /// Counts reads, to ask the clock now and then only.
     accesses: u8,
     pub(super) in_clean_list: bool,
+    /// It has no name yet, and may be given one.
+    linkable: bool,
     pub(super) body: Body,
 }
 
@@ -91,6 +93,7 @@ impl Node {
             parent: None,
             accesses: 0,
             in_clean_list: false,
+            linkable: false,
             body,
         };
         let fs = fs.clone();
@@ -118,6 +121,7 @@ impl Node {
             parent: None,
             accesses: 0,
             in_clean_list: false,
+            linkable: false,
             body,
         };
         let (fs, ino, file_type, rdev) = (fs.clone(), lower_ino(id), metadata.file_type, metadata.rdev);
@@ -440,8 +444,10 @@ impl Inode for Node {
         Ok(node)
     }
 
-    fn create_unnamed(&self, mode: u32, cred: &Credentials) -> Result<Arc<dyn Inode>> {
-        Ok(Node::new(&self.fs, NewNode::Regular, mode, cred)?)
+    fn create_unnamed(&self, mode: u32, cred: &Credentials, linkable: bool) -> Result<Arc<dyn Inode>> {
+        let node = Node::new(&self.fs, NewNode::Regular, mode, cred)?;
+        node.state.lock().linkable = linkable;
+        Ok(node)
     }
 
     fn link(&self, name: &[u8], node: &Arc<dyn Inode>) -> Result<()> {
@@ -455,10 +461,14 @@ impl Inode for Node {
             Err(error) => return Err(error),
         }
         let _names = self.fs.namespace.lock();
-        let nlink = node.state.lock().nlink.checked_add(1).ok_or(Errno::EMLINK)?;
+        let nlink = match &*node.state.lock() {
+            State { nlink: 0, linkable: false, .. } => return Err(Errno::ENOENT),
+            State { nlink, .. } => nlink.checked_add(1).ok_or(Errno::EMLINK)?,
+        };
         self.attach(name, &node)?;
         let mut state = node.state.lock();
         state.nlink = nlink;
+        state.linkable = false;
         state.ctime = self.fs.now();
         Ok(())
     }

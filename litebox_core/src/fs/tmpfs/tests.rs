@@ -4,7 +4,9 @@ use super::super::{
 };
 use super::*;
 use crate::fs::{NewNode, RenameMode};
-use crate::mm::Page;
+use crate::mm::{MapFlags, MapRequest, Mm, Page};
+use crate::platform::hosted::Hosted;
+use crate::platform::{PAGE_SIZE, Prot};
 use alloc::vec::Vec;
 use proptest::prelude::*;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -298,4 +300,47 @@ proptest! {
         }
         std::fs::remove_dir_all(&dir).unwrap();
     }
+}
+
+#[test]
+fn what_truncation_cuts_off_is_unmapped() {
+    let host = Hosted::leak(512);
+    let (_fs, root) = Tmpfs::new(host, DEV, None, None, 100).unwrap();
+    let inode = root.create_unnamed(0o600, &Credentials::default(), true).unwrap();
+    let file = inode.open(OFlags::RDWR).unwrap();
+    file.truncate(3 * PAGE_SIZE as u64).unwrap();
+    let mm = Mm::new(host).unwrap();
+    mm.activate();
+    let map = |flags| {
+        let object = Some((file.mappable().unwrap(), PAGE_SIZE as u64));
+        let prot = Prot::READ | Prot::WRITE;
+        mm.mmap(MapRequest { at: 0, len: 2 * PAGE_SIZE, prot, flags, object, name: None }).unwrap()
+    };
+    for at in [map(MapFlags::SHARED), map(MapFlags::empty())] {
+        file.truncate(3 * PAGE_SIZE as u64).unwrap();
+        mm.write(at, b"one").unwrap();
+        mm.write(at + PAGE_SIZE, b"two").unwrap();
+        file.truncate(2 * PAGE_SIZE as u64).unwrap();
+        let mut bytes = [0; 3];
+        assert_eq!(mm.read(at + PAGE_SIZE, &mut bytes), Err(Errno::EFAULT));
+        mm.read(at, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"one");
+        file.truncate(3 * PAGE_SIZE as u64).unwrap();
+        mm.read(at + PAGE_SIZE, &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 3]);
+    }
+}
+
+#[test]
+fn a_file_that_has_lost_its_last_name_gets_no_other() {
+    let (_fs, root) = Tmpfs::new(TestHost::leak(64), DEV, None, None, 100).unwrap();
+    let cred = Credentials::default();
+    let node = root.create(b"a", NewNode::Regular, 0o600, &cred).unwrap();
+    root.link(b"b", &node).unwrap();
+    root.unlink(b"a").unwrap();
+    root.unlink(b"b").unwrap();
+    assert_eq!(root.link(b"c", &node), Err(Errno::ENOENT));
+    let hidden = root.create_unnamed(0o600, &cred, false).unwrap();
+    assert_eq!(root.link(b"d", &hidden), Err(Errno::ENOENT));
+    root.link(b"d", &root.create_unnamed(0o600, &cred, true).unwrap()).unwrap();
 }

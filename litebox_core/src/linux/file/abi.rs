@@ -1,24 +1,8 @@
-//! Structures that cross the boundary, with x86-64's layouts (`struct stat`, `statx`, `statfs`, `timespec`).
+//! Structures that cross the boundary, with x86-64's layouts (`struct stat`, `statx`, `statfs`).
 
-use crate::errno::{Errno, Result};
+use super::super::time::Timespec;
 use crate::fs::{Metadata, StatFs, Timestamp};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
-
-#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
-pub(super) struct Timespec {
-    pub(super) sec: i64,
-    pub(super) nsec: i64,
-}
-
-impl Timespec {
-    /// Nanoseconds. EINVAL when it is no length of time.
-    pub(super) fn nanoseconds(self) -> Result<u64> {
-        let nsec = u64::try_from(self.nsec).ok().filter(|nsec| *nsec < 1_000_000_000).ok_or(Errno::EINVAL)?;
-        let sec = u64::try_from(self.sec).map_err(|_| Errno::EINVAL)?;
-        Ok(sec.saturating_mul(1_000_000_000).saturating_add(nsec))
-    }
-}
+use zerocopy::{Immutable, IntoBytes};
 
 impl From<Timestamp> for Timespec {
     fn from(time: Timestamp) -> Timespec {

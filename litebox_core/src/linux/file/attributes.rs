@@ -1,6 +1,6 @@
 //! chmod, chown, utimensat and their kin, umask, and extended attributes, which these file systems do not have.
 
-use super::abi::Timespec;
+use super::super::time::Timespec;
 use super::{AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Caller, base, descriptor, only, path};
 use crate::errno::{Errno, Result};
 use crate::fs::{FileType, Inode, SetAttributes, SetTime, Timestamp, ops};
@@ -13,12 +13,12 @@ fn inode<C: Caller>(c: &C, dir: u64, name: u64, flags: u64) -> Result<Arc<dyn In
     only(flags, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW)?;
     let name = path(c, name)?;
     if name.is_empty() && flags & AT_EMPTY_PATH != 0 {
-        return match base(dir)? {
+        return match base(dir, &name)? {
             Base::Cwd => Ok(c.fs().cwd.inode.clone()),
             Base::Dir(fd) => file::get(c, fd)?.inode().cloned().ok_or(Errno::EPERM),
         };
     }
-    Ok(file::resolve(c, base(dir)?, &name, flags & AT_SYMLINK_NOFOLLOW == 0)?.inode)
+    Ok(file::resolve(c, base(dir, &name)?, &name, flags & AT_SYMLINK_NOFOLLOW == 0)?.inode)
 }
 
 fn by_fd<C: Caller>(c: &C, fd: u64) -> Result<Arc<dyn Inode>> {
@@ -100,7 +100,7 @@ pub(super) fn utimensat<C: Caller>(c: &C, dir: u64, name: u64, times: u64, flags
         return Ok(0);
     }
     let inode = if name == 0 {
-        if base(dir)? == Base::Cwd {
+        if base(dir, b"")? == Base::Cwd {
             return Err(Errno::EFAULT);
         }
         by_fd(c, dir)?

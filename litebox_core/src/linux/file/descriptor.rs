@@ -116,7 +116,8 @@ pub(super) fn fcntl<C: Caller>(c: &C, raw: u64, command: u64, argument: u64) -> 
         }
         command @ (GETLK | SETLK | SETLKW | OFD_GETLK | OFD_SETLK | OFD_SETLKW) => {
             let get = matches!(command, GETLK | OFD_GETLK);
-            lock(c, &open, argument, get)
+            let by_description = matches!(command, OFD_GETLK | OFD_SETLK | OFD_SETLKW);
+            lock(c, &open, argument, get, by_description)
         }
         SETOWN => Ok(0),
         GETOWN => Ok(0),
@@ -130,7 +131,8 @@ pub(super) fn fcntl<C: Caller>(c: &C, raw: u64, command: u64, argument: u64) -> 
 
 /// `struct flock`: type, whence, start, length, pid. A process does not conflict with itself, and there is only one, so
 /// every lock is granted and none is ever found.
-fn lock<C: Caller>(c: &C, open: &OpenFile, address: u64, get: bool) -> Result<usize> {
+/// FIXME: locks of two open file descriptions (`F_OFD_SETLK`) do conflict, within one process too; they do not here.
+fn lock<C: Caller>(c: &C, open: &OpenFile, address: u64, get: bool, by_description: bool) -> Result<usize> {
     const READ: i16 = 0;
     const WRITE: i16 = 1;
     const UNLOCK: i16 = 2;
@@ -138,8 +140,23 @@ fn lock<C: Caller>(c: &C, open: &OpenFile, address: u64, get: bool) -> Result<us
     c.read_memory(address as usize, &mut raw)?;
     let [a, b, d, e, ..] = raw;
     let (kind, whence) = (i16::from_ne_bytes([a, b]), i16::from_ne_bytes([d, e]));
+    let [_, start, len, pid]: [i64; 4] = zerocopy::transmute!(raw);
     if !(0..=2).contains(&whence) || !(READ..=UNLOCK).contains(&kind) || get && kind == UNLOCK {
         return Err(Errno::EINVAL);
+    }
+    let from = match whence {
+        1 => open.offset(),
+        2 => open.file()?.end().unwrap_or_default(),
+        _ => 0,
+    };
+    let start = i64::try_from(from).unwrap_or(i64::MAX).checked_add(start).ok_or(Errno::EOVERFLOW)?;
+    // The last byte of a lock is a file offset; a negative length is what lies before the start.
+    let first = if len < 0 { start.saturating_add(len) } else { start };
+    if first < 0 || by_description && pid as i32 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if len > 0 && start.checked_add(len - 1).is_none() {
+        return Err(Errno::EOVERFLOW);
     }
     if get {
         c.write_memory(address as usize, &UNLOCK.to_ne_bytes())?;

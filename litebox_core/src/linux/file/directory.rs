@@ -88,7 +88,7 @@ pub(super) fn getdents<C: Caller>(c: &C, fd: u64, buffer: u64, size: u64, wide: 
 /// The base and path of a call that makes or removes a name.
 fn target<C: Caller>(c: &C, dir: u64, name: u64) -> Result<(Location, Vec<u8>)> {
     let name = path(c, name)?;
-    let start = file::base(c, &c.fs(), base(dir)?, &name)?;
+    let start = file::base(c, &c.fs(), base(dir, &name)?, &name)?;
     Ok((start, name))
 }
 
@@ -156,12 +156,12 @@ pub(super) fn linkat<C: Caller>(
     only(flags, AT_SYMLINK_FOLLOW | AT_EMPTY_PATH)?;
     let old = path(c, old)?;
     let place = if old.is_empty() && flags & AT_EMPTY_PATH != 0 {
-        match base(dir)? {
+        match base(dir, &old)? {
             Base::Cwd => c.fs().cwd.clone(),
             Base::Dir(fd) => file::get(c, fd)?.location().cloned().ok_or(Errno::EXDEV)?,
         }
     } else {
-        file::resolve(c, base(dir)?, &old, flags & AT_SYMLINK_FOLLOW != 0)?
+        file::resolve(c, base(dir, &old)?, &old, flags & AT_SYMLINK_FOLLOW != 0)?
     };
     let (start, new) = target(c, new_dir, new)?;
     ops::link(&c.fs(), &place, &start, &new)?;
@@ -183,7 +183,7 @@ pub(super) fn readlinkat<C: Caller>(c: &C, dir: u64, name: u64, buffer: u64, siz
         return Err(Errno::EINVAL);
     }
     let name = path(c, name)?;
-    let place = match base(dir)? {
+    let place = match base(dir, &name)? {
         // A descriptor opened with O_PATH | O_NOFOLLOW on the link itself.
         Base::Dir(fd) if name.is_empty() => file::get(c, fd)?.location().cloned().ok_or(Errno::ENOENT)?,
         at => file::resolve(c, at, &name, false)?,

@@ -13,9 +13,8 @@ mod tests;
 
 use crate::errno::{Errno, Result};
 use crate::fs::{IoctlMemory, PATH_MAX};
-use crate::mm::{Sink, Source};
+use crate::mm::{Sink, Source, read_cstr};
 use crate::north::file::{Base, Files};
-use crate::platform::PAGE_SIZE;
 use alloc::vec::Vec;
 use linux_raw_sys::general as nr;
 
@@ -29,6 +28,10 @@ pub trait Caller: Files {
     fn sink<'a>(&'a self, buffers: &'a [(usize, usize)]) -> impl Sink + 'a;
     /// Memory that data is written from.
     fn source<'a>(&'a self, buffers: &'a [(usize, usize)]) -> impl Source + 'a;
+    /// One past the last address that memory of a program can have.
+    fn address_limit(&self) -> usize;
+    /// Calls `wait` with another signal mask, if there is one; a signal that ends the wait is delivered with that mask.
+    fn with_signal_mask<T>(&self, mask: Option<u64>, wait: impl FnOnce() -> Result<T>) -> Result<T>;
     /// Pages that all anonymous files together may take.
     fn memory_file_limit(&self) -> u64;
 }
@@ -53,10 +56,10 @@ pub fn call<C: Caller>(c: &C, number: u32, args: Args) -> Option<Result<usize>> 
         nr::__NR_pwrite64 => rw::pwrite(c, a, b, d, e),
         nr::__NR_readv => rw::readv(c, a, b, d),
         nr::__NR_writev => rw::writev(c, a, b, d),
-        nr::__NR_preadv => rw::preadv(c, a, b, d, e, 0),
-        nr::__NR_pwritev => rw::pwritev(c, a, b, d, e, 0),
-        nr::__NR_preadv2 => rw::preadv(c, a, b, d, e, g),
-        nr::__NR_pwritev2 => rw::pwritev(c, a, b, d, e, g),
+        nr::__NR_preadv => rw::preadv(c, a, b, d, e),
+        nr::__NR_pwritev => rw::pwritev(c, a, b, d, e),
+        nr::__NR_preadv2 => rw::preadv2(c, a, b, d, e, g),
+        nr::__NR_pwritev2 => rw::pwritev2(c, a, b, d, e, g),
         nr::__NR_sendfile => rw::sendfile(c, a, b, d, e),
         nr::__NR_copy_file_range => rw::copy_file_range(c, a, b, d, e, f, g),
         nr::__NR_ftruncate => rw::ftruncate(c, a, b),
@@ -123,9 +126,9 @@ pub fn call<C: Caller>(c: &C, number: u32, args: Args) -> Option<Result<usize>> 
         nr::__NR_close_range => descriptor::close_range(c, a, b, d),
         nr::__NR_ioctl => descriptor::ioctl(c, a, b, d),
         nr::__NR_poll => poll::poll(c, a, b, d),
-        nr::__NR_ppoll => poll::ppoll(c, a, b, d),
+        nr::__NR_ppoll => poll::ppoll(c, a, b, d, e, f),
         nr::__NR_select => poll::select(c, a, b, d, e, f),
-        nr::__NR_pselect6 => poll::pselect6(c, a, b, d, e, f),
+        nr::__NR_pselect6 => poll::pselect6(c, args),
         nr::__NR_listxattr | nr::__NR_llistxattr => attributes::listxattr(c, a, number == nr::__NR_listxattr),
         nr::__NR_flistxattr => descriptor::open_file(c, a).map(|_| 0),
         nr::__NR_getxattr | nr::__NR_lgetxattr | nr::__NR_setxattr | nr::__NR_lsetxattr => {
@@ -153,31 +156,15 @@ const AT_EMPTY_PATH: u64 = 0x1000;
 /// Most bytes that one call transfers (`MAX_RW_COUNT`).
 const MAX_RW: usize = 0x7fff_f000;
 
-/// A directory argument.
-fn base(raw: u64) -> Result<Base> {
-    if raw as i32 == AT_FDCWD as i32 { Ok(Base::Cwd) } else { Ok(Base::Dir(descriptor::fd(raw)?)) }
+/// A directory argument. An absolute path has no use for it, so that it is not even looked at.
+fn base(raw: u64, path: &[u8]) -> Result<Base> {
+    let unused = raw as i32 == AT_FDCWD as i32 || path.first() == Some(&b'/');
+    if unused { Ok(Base::Cwd) } else { Ok(Base::Dir(descriptor::fd(raw)?)) }
 }
 
 /// A path argument. EFAULT, ENAMETOOLONG.
 fn path<C: Caller>(c: &C, address: u64) -> Result<Vec<u8>> {
-    let mut address = address as usize;
-    let mut path = Vec::new();
-    let mut chunk = [0; 256];
-    loop {
-        // Never beyond the page: what lies there need not be mapped.
-        let len = chunk.len().min(PAGE_SIZE - address % PAGE_SIZE);
-        let part = chunk.get_mut(..len).ok_or(Errno::EFAULT)?;
-        c.read_memory(address, part)?;
-        let end = part.iter().position(|byte| *byte == 0);
-        path.extend_from_slice(part.get(..end.unwrap_or(len)).unwrap_or_default());
-        if path.len() >= PATH_MAX {
-            return Err(Errno::ENAMETOOLONG);
-        }
-        if end.is_some() {
-            return Ok(path);
-        }
-        address = address.checked_add(len).ok_or(Errno::EFAULT)?;
-    }
+    read_cstr(|at, to| c.read_memory(at, to), address as usize, PATH_MAX - 1, Errno::ENAMETOOLONG)
 }
 
 /// EINVAL when `flags` has others than `known`.

@@ -17,7 +17,7 @@ pub(super) fn openat<C: Caller>(c: &C, dir: u64, name: u64, flags: u64, mode: u6
         flags &= OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     }
     let name = path(c, name)?;
-    let fd = file::openat(c, base(dir)?, &name, flags, mode as u32 & 0o7777, ResolveFlags::empty())?;
+    let fd = file::openat(c, base(dir, &name)?, &name, flags, mode as u32 & 0o7777, ResolveFlags::empty())?;
     Ok(fd.raw() as usize)
 }
 
@@ -51,7 +51,10 @@ pub(super) fn openat2<C: Caller>(c: &C, dir: u64, name: u64, how: u64, size: u64
         return Err(Errno::EAGAIN);
     }
     let name = path(c, name)?;
-    Ok(file::openat(c, base(dir)?, &name, flags, mode as u32, resolve)?.raw() as usize)
+    // Confined to a directory, an absolute path starts from it.
+    let confined = resolve.intersects(ResolveFlags::BENEATH | ResolveFlags::IN_ROOT);
+    let base = base(dir, if confined { b"" } else { &name })?;
+    Ok(file::openat(c, base, &name, flags, mode as u32, resolve)?.raw() as usize)
 }
 
 pub(super) fn memfd_create<C: Caller>(c: &C, name: u64, flags: u64) -> Result<usize> {

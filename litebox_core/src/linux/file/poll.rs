@@ -1,9 +1,7 @@
 //! poll, ppoll, select, pselect6.
-//!
-//! FIXME: the signal masks of ppoll and pselect6 are not set; that comes with signals.
 
-use super::Caller;
-use super::abi::Timespec;
+use super::super::time::Timespec;
+use super::{Args, Caller};
 use crate::errno::{Errno, Result};
 use crate::fs::PollEvents;
 use crate::north::file::{self, PollFd};
@@ -25,9 +23,30 @@ pub(super) fn poll<C: Caller>(c: &C, fds: u64, count: u64, milliseconds: u64) ->
     poll_until(c, fds, count, deadline(c, timeout))
 }
 
-pub(super) fn ppoll<C: Caller>(c: &C, fds: u64, count: u64, timeout: u64) -> Result<usize> {
+pub(super) fn ppoll<C: Caller>(
+    c: &C,
+    fds: u64,
+    count: u64,
+    timeout: u64,
+    mask: u64,
+    size: u64,
+) -> Result<usize> {
     let timeout = load_timeout(c, timeout)?;
-    poll_until(c, fds, count, deadline(c, timeout))
+    let mask = load_mask(c, mask, size)?;
+    c.with_signal_mask(mask, || poll_until(c, fds, count, deadline(c, timeout)))
+}
+
+/// A signal mask in memory, `size` bytes long; `None` for a null pointer. EINVAL, EFAULT.
+fn load_mask<C: Caller>(c: &C, address: u64, size: u64) -> Result<Option<u64>> {
+    let mut mask = 0;
+    if address == 0 {
+        return Ok(None);
+    }
+    if size != size_of_val(&mask) as u64 {
+        return Err(Errno::EINVAL);
+    }
+    c.read_memory(address as usize, mask.as_mut_bytes())?;
+    Ok(Some(mask))
 }
 
 fn load_timeout<C: Caller>(c: &C, address: u64) -> Result<Option<u64>> {
@@ -36,7 +55,7 @@ fn load_timeout<C: Caller>(c: &C, address: u64) -> Result<Option<u64>> {
     }
     let mut raw = Timespec::default();
     c.read_memory(address as usize, raw.as_mut_bytes())?;
-    raw.nanoseconds().map(Some)
+    raw.to_ns().map(Some)
 }
 
 /// `struct pollfd`: descriptor, events, returned events.
@@ -44,7 +63,9 @@ fn poll_until<C: Caller>(c: &C, address: u64, count: u64, deadline: Option<u64>)
     if count > c.descriptor_limit() {
         return Err(Errno::EINVAL);
     }
-    let mut raw = vec![[0i32, 0]; count as usize];
+    let mut raw = Vec::new();
+    raw.try_reserve_exact(count as usize).map_err(|_| Errno::ENOMEM)?;
+    raw.resize(count as usize, [0i32; 2]);
     c.read_memory(address as usize, raw.as_mut_bytes())?;
     let mut polls: Vec<PollFd> = raw
         .iter()
@@ -94,16 +115,16 @@ pub(super) fn select<C: Caller>(
     Ok(ready)
 }
 
-pub(super) fn pselect6<C: Caller>(
-    c: &C,
-    n: u64,
-    reads: u64,
-    writes: u64,
-    others: u64,
-    timeout: u64,
-) -> Result<usize> {
+pub(super) fn pselect6<C: Caller>(c: &C, [n, reads, writes, others, timeout, masked]: Args) -> Result<usize> {
+    // The mask's address and size, since a call has six arguments.
+    let mut mask = [0; 2];
+    if masked != 0 {
+        c.read_memory(masked as usize, mask.as_mut_bytes())?;
+    }
     let timeout = load_timeout(c, timeout)?;
-    select_until(c, n, [reads, writes, others], deadline(c, timeout))
+    let [address, size] = mask;
+    let mask = load_mask(c, address, size)?;
+    c.with_signal_mask(mask, || select_until(c, n, [reads, writes, others], deadline(c, timeout)))
 }
 
 /// What each of the three sets asks for (`select(2)`, "Correspondence between select() and poll() notifications").

@@ -5,7 +5,7 @@ use super::{Caller, MAX_RW, path};
 use crate::errno::{Errno, Result};
 use crate::fs::{FileType, OpenFile, PollEvents, Whence, ops};
 use crate::mm::{Page, Sink, Source};
-use crate::north::file::{self, Base};
+use crate::north::file::{self, Base, Place};
 use alloc::vec::Vec;
 use core::mem::size_of;
 
@@ -14,9 +14,16 @@ const IOV_MAX: u64 = 1024;
 /// Most bytes that go from file to file at once.
 const CHUNK: usize = 65_536;
 
-/// One buffer, cut to what a call transfers.
-fn one(address: u64, len: u64) -> [(usize, usize); 1] {
-    [(address as usize, len.min(MAX_RW as u64) as usize)]
+/// EFAULT for memory that no program can have, whether or not it is needed.
+fn possible<C: Caller>(c: &C, address: u64, len: u64) -> Result<()> {
+    let end = address.checked_add(len).filter(|end| *end <= c.address_limit() as u64);
+    end.map(drop).ok_or(Errno::EFAULT)
+}
+
+/// One buffer, cut to what a call transfers. EFAULT.
+fn one<C: Caller>(c: &C, address: u64, len: u64) -> Result<[(usize, usize); 1]> {
+    possible(c, address, len)?;
+    Ok([(address as usize, len.min(MAX_RW as u64) as usize)])
 }
 
 /// An array of `struct iovec`. EINVAL, EFAULT.
@@ -31,8 +38,11 @@ fn vector<C: Caller>(c: &C, iov: u64, count: u64) -> Result<Vec<(usize, usize)>>
     let mut buffers = Vec::with_capacity(count as usize);
     for pair in raw.chunks_exact(2) {
         let &[address, len] = pair else { continue };
-        let len = usize::try_from(len).ok().filter(|len| *len <= isize::MAX as usize).ok_or(Errno::EINVAL)?;
-        let len = len.min(left);
+        if len > isize::MAX as u64 {
+            return Err(Errno::EINVAL);
+        }
+        possible(c, address, len)?;
+        let len = (len as usize).min(left);
         left -= len;
         buffers.push((address as usize, len));
     }
@@ -46,14 +56,16 @@ fn position(raw: u64) -> Result<u64> {
 
 pub(super) fn read<C: Caller>(c: &C, fd: u64, address: u64, len: u64) -> Result<usize> {
     let open = open_file(c, fd)?;
-    let buffers = one(address, len);
+    open.readable()?;
+    let buffers = one(c, address, len)?;
     let mut sink = c.sink(&buffers);
     file::blocking(c, &open, PollEvents::IN, || open.read(&mut sink))
 }
 
 pub(super) fn write<C: Caller>(c: &C, fd: u64, address: u64, len: u64) -> Result<usize> {
     let open = open_file(c, fd)?;
-    let buffers = one(address, len);
+    open.writable()?;
+    let buffers = one(c, address, len)?;
     file::write_open(c, &open, &mut c.source(&buffers))
 }
 
@@ -72,33 +84,61 @@ pub(super) fn writev<C: Caller>(c: &C, fd: u64, iov: u64, count: u64) -> Result<
 
 pub(super) fn pread<C: Caller>(c: &C, fd: u64, address: u64, len: u64, offset: u64) -> Result<usize> {
     let offset = position(offset)?;
-    open_file(c, fd)?.read_at(offset, &mut c.sink(&one(address, len)))
+    let open = open_file(c, fd)?;
+    open.read_at(offset, &mut c.sink(&one(c, address, len)?))
 }
 
 pub(super) fn pwrite<C: Caller>(c: &C, fd: u64, address: u64, len: u64, offset: u64) -> Result<usize> {
     let offset = position(offset)?;
-    open_file(c, fd)?.write_at(offset, &mut c.source(&one(address, len)))
+    let open = open_file(c, fd)?;
+    file::write_at(c, &open, Place::At(offset), &mut c.source(&one(c, address, len)?))
 }
 
 /// `RWF_*` flags that ask for nothing we would do otherwise: HIPRI, DSYNC, SYNC, NOWAIT.
 const RWF_HARMLESS: u64 = 0xf;
+/// Write at the end of the file.
+const RWF_APPEND: u64 = 0x10;
+/// The offset of `preadv2` and `pwritev2` that stands for the position.
+const POSITION: u64 = u64::MAX;
 
-pub(super) fn preadv<C: Caller>(c: &C, fd: u64, iov: u64, n: u64, offset: u64, flags: u64) -> Result<usize> {
-    if flags & !RWF_HARMLESS != 0 {
-        return Err(Errno::EOPNOTSUPP);
-    }
+pub(super) fn preadv<C: Caller>(c: &C, fd: u64, iov: u64, n: u64, offset: u64) -> Result<usize> {
+    let offset = position(offset)?;
     let open = open_file(c, fd)?;
-    let buffers = vector(c, iov, n)?;
-    open.read_at(position(offset)?, &mut c.sink(&buffers))
+    open.read_at(offset, &mut c.sink(&vector(c, iov, n)?))
 }
 
-pub(super) fn pwritev<C: Caller>(c: &C, fd: u64, iov: u64, n: u64, offset: u64, flags: u64) -> Result<usize> {
+pub(super) fn pwritev<C: Caller>(c: &C, fd: u64, iov: u64, n: u64, offset: u64) -> Result<usize> {
+    let offset = position(offset)?;
+    let open = open_file(c, fd)?;
+    file::write_at(c, &open, Place::At(offset), &mut c.source(&vector(c, iov, n)?))
+}
+
+pub(super) fn preadv2<C: Caller>(c: &C, fd: u64, iov: u64, n: u64, offset: u64, flags: u64) -> Result<usize> {
     if flags & !RWF_HARMLESS != 0 {
+        position(if offset == POSITION { 0 } else { offset })?;
         return Err(Errno::EOPNOTSUPP);
     }
-    let open = open_file(c, fd)?;
-    let buffers = vector(c, iov, n)?;
-    open.write_at(position(offset)?, &mut c.source(&buffers))
+    if offset == POSITION { readv(c, fd, iov, n) } else { preadv(c, fd, iov, n, offset) }
+}
+
+pub(super) fn pwritev2<C: Caller>(
+    c: &C,
+    fd: u64,
+    iov: u64,
+    n: u64,
+    offset: u64,
+    flags: u64,
+) -> Result<usize> {
+    if flags & RWF_APPEND != 0 && flags & !(RWF_HARMLESS | RWF_APPEND) == 0 {
+        position(if offset == POSITION { 0 } else { offset })?;
+        let open = open_file(c, fd)?;
+        return file::write_at(c, &open, Place::End, &mut c.source(&vector(c, iov, n)?));
+    }
+    if flags & !RWF_HARMLESS != 0 {
+        position(if offset == POSITION { 0 } else { offset })?;
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if offset == POSITION { writev(c, fd, iov, n) } else { pwritev(c, fd, iov, n, offset) }
 }
 
 pub(super) fn lseek<C: Caller>(c: &C, fd: u64, offset: u64, whence: u64) -> Result<usize> {
@@ -185,7 +225,7 @@ impl Cursor<'_> {
     }
     fn write<C: Caller>(&mut self, c: &C, buffer: &mut Buffer) -> Result<usize> {
         let Some(at) = &mut self.at else { return file::write_open(c, self.open, buffer) };
-        let count = self.open.write_at(*at, buffer)?;
+        let count = file::write_at(c, self.open, Place::At(*at), buffer)?;
         *at += count as u64;
         Ok(count)
     }
@@ -227,14 +267,18 @@ fn transfer<C: Caller>(c: &C, from: &mut Cursor<'_>, to: &mut Cursor<'_>, total:
     Ok(done)
 }
 
-/// An offset in memory; `None` for a null pointer.
+/// An offset in memory; `None` for a null pointer. EINVAL when negative.
 fn load_offset<C: Caller>(c: &C, address: u64) -> Result<Option<u64>> {
+    load_raw(c, address)?.map(position).transpose()
+}
+
+fn load_raw<C: Caller>(c: &C, address: u64) -> Result<Option<u64>> {
     if address == 0 {
         return Ok(None);
     }
     let mut raw = [0; 8];
     c.read_memory(address as usize, &mut raw)?;
-    position(u64::from_ne_bytes(raw)).map(Some)
+    Ok(Some(u64::from_ne_bytes(raw)))
 }
 
 fn store_offset<C: Caller>(c: &C, address: u64, offset: Option<u64>) -> Result<()> {
@@ -270,9 +314,11 @@ pub(super) fn copy_file_range<C: Caller>(
     if flags != 0 {
         return Err(Errno::EINVAL);
     }
-    for open in [&input, &out] {
-        match open.metadata()?.file_type {
-            FileType::Regular => {}
+    let mut ids = [(0, 0); 2];
+    for (open, id) in [&input, &out].into_iter().zip(&mut ids) {
+        let metadata = open.metadata()?;
+        match metadata.file_type {
+            FileType::Regular => *id = (metadata.dev.0, metadata.ino),
             FileType::Directory => return Err(Errno::EISDIR),
             _ => return Err(Errno::EINVAL),
         }
@@ -280,9 +326,21 @@ pub(super) fn copy_file_range<C: Caller>(
     if out.flags().contains(crate::fs::OFlags::APPEND) {
         return Err(Errno::EBADF);
     }
-    let mut source = Cursor { open: &input, at: load_offset(c, from)? };
-    let mut target = Cursor { open: &out, at: load_offset(c, to)? };
-    let count = transfer(c, &mut source, &mut target, count.min(MAX_RW as u64) as usize)?;
+    let (start, end) = (load_raw(c, from)?, load_raw(c, to)?);
+    let places = [start.unwrap_or_else(|| input.offset()), end.unwrap_or_else(|| out.offset())];
+    if places.iter().any(|place| place.checked_add(count).is_none()) {
+        return Err(Errno::EOVERFLOW);
+    }
+    let [first, second] = places.map(position);
+    let (first, second) = (first?, second?);
+    let count = count.min(MAX_RW as u64).min(input.file()?.end()?.saturating_sub(first));
+    let [one, other] = ids;
+    if one == other && first < second.saturating_add(count) && second < first.saturating_add(count) {
+        return Err(Errno::EINVAL);
+    }
+    let mut source = Cursor { open: &input, at: start };
+    let mut target = Cursor { open: &out, at: end };
+    let count = transfer(c, &mut source, &mut target, count as usize)?;
     store_offset(c, from, source.at)?;
     store_offset(c, to, target.at)?;
     Ok(count)
@@ -292,6 +350,7 @@ pub(super) fn truncate<C: Caller>(c: &C, name: u64, length: u64) -> Result<usize
     let length = position(length)?;
     let name = path(c, name)?;
     let place = file::resolve(c, Base::Cwd, &name, true)?;
+    grow(c, place.inode.metadata()?.size, length)?;
     ops::truncate(&c.fs(), &place.inode, length)?;
     Ok(0)
 }
@@ -300,8 +359,15 @@ pub(super) fn ftruncate<C: Caller>(c: &C, fd: u64, length: u64) -> Result<usize>
     let length = position(length)?;
     let open = open_file(c, fd)?;
     // EINVAL, not EBADF: so Linux says for a file not open for writing.
-    open.writable().map_err(|_| Errno::EINVAL)?.truncate(length)?;
+    let file = open.writable().map_err(|_| Errno::EINVAL)?;
+    grow(c, open.metadata()?.size, length)?;
+    file.truncate(length)?;
     Ok(0)
+}
+
+/// EFBIG, with SIGXFSZ, when a file of `size` bytes must not be made longer.
+fn grow<C: Caller>(c: &C, size: u64, length: u64) -> Result<()> {
+    if length > size { file::check_size(c, length) } else { Ok(()) }
 }
 
 pub(super) fn fallocate<C: Caller>(c: &C, fd: u64, mode: u64, offset: u64, length: u64) -> Result<usize> {
@@ -312,7 +378,13 @@ pub(super) fn fallocate<C: Caller>(c: &C, fd: u64, mode: u64, offset: u64, lengt
     }
     let file = open.writable()?;
     match open.metadata()?.file_type {
-        FileType::Regular => file.allocate(mode as u32, offset, length)?,
+        FileType::Regular => {
+            const KEEP_SIZE: u64 = 1;
+            if mode & KEEP_SIZE == 0 && offset.saturating_add(length) <= i64::MAX as u64 {
+                grow(c, file.end()?, offset + length)?;
+            }
+            file.allocate(mode as u32, offset, length)?;
+        }
         FileType::Fifo => return Err(Errno::ESPIPE),
         FileType::Directory => return Err(Errno::EISDIR),
         _ => return Err(Errno::ENODEV),

@@ -2,7 +2,7 @@
 
 use super::abi::{Stat, StatFsBuffer, Statx};
 use super::{
-    AT_EACCESS, AT_EMPTY_PATH, AT_FDCWD, AT_NO_AUTOMOUNT, AT_SYMLINK_NOFOLLOW, Caller, base, descriptor, path,
+    AT_EACCESS, AT_EMPTY_PATH, AT_NO_AUTOMOUNT, AT_SYMLINK_NOFOLLOW, Caller, base, descriptor, path,
 };
 use crate::errno::{Errno, Result};
 use crate::fs::{Metadata, Permission};
@@ -32,7 +32,7 @@ pub(super) fn newfstatat<C: Caller>(c: &C, dir: u64, name: u64, buffer: u64, fla
     super::only(flags, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT)?;
     let name = optional_path(c, name, flags)?;
     let (follow, empty) = (flags & AT_SYMLINK_NOFOLLOW == 0, flags & AT_EMPTY_PATH != 0);
-    put(c, buffer, &file::statat(c, base(dir)?, &name, follow, empty)?)
+    put(c, buffer, &file::statat(c, base(dir, &name)?, &name, follow, empty)?)
 }
 
 pub(super) fn statx<C: Caller>(
@@ -53,14 +53,14 @@ pub(super) fn statx<C: Caller>(
     }
     let name = optional_path(c, name, flags)?;
     let (follow, empty) = (flags & AT_SYMLINK_NOFOLLOW == 0, flags & AT_EMPTY_PATH != 0);
-    let metadata = file::statat(c, base(dir)?, &name, follow, empty)?;
+    let metadata = file::statat(c, base(dir, &name)?, &name, follow, empty)?;
     c.write_memory(buffer as usize, Statx::from(&metadata).as_bytes())?;
     Ok(0)
 }
 
 pub(super) fn statfs<C: Caller>(c: &C, name: u64, buffer: u64) -> Result<usize> {
     let name = path(c, name)?;
-    let place = file::resolve(c, base(AT_FDCWD)?, &name, true)?;
+    let place = file::resolve(c, file::Base::Cwd, &name, true)?;
     c.write_memory(buffer as usize, StatFsBuffer::from(place.inode.statfs()).as_bytes())?;
     Ok(0)
 }
@@ -81,7 +81,7 @@ pub(super) fn faccessat<C: Caller>(c: &C, dir: u64, name: u64, mode: u64, flags:
     let wanted = Permission::from_bits(mode as u32).ok_or(Errno::EINVAL)?;
     let name = path(c, name)?;
     let (follow, empty) = (flags & AT_SYMLINK_NOFOLLOW == 0, flags & AT_EMPTY_PATH != 0);
-    let metadata = file::statat(c, base(dir)?, &name, follow, empty)?;
+    let metadata = file::statat(c, base(dir, &name)?, &name, follow, empty)?;
     if !wanted.is_empty() {
         c.fs().credentials.check(&metadata, wanted)?;
     }

@@ -6,7 +6,7 @@ use crate::fs::testing::{SliceSource, TestHost};
 use crate::fs::tmpfs::Tmpfs;
 use crate::fs::{DeviceId, FsContext, Host, MountTable};
 use alloc::sync::Arc;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use spin::Mutex;
 
 /// A thread whose memory is one array at address 0x1000.
@@ -15,6 +15,11 @@ struct Thread {
     fs: Mutex<Arc<FsContext>>,
     host: &'static TestHost,
     memory: RefCell<Vec<u8>>,
+    size_limit: Cell<u64>,
+    /// How many SIGXFSZ came.
+    too_large: Cell<u32>,
+    /// What the last wait was to be masked with.
+    mask: Cell<Option<u64>>,
 }
 
 const START: usize = 0x1000;
@@ -67,6 +72,12 @@ impl Files for Thread {
         if ready() { Ok(true) } else { Err(Errno::EINTR) }
     }
     fn broken_pipe(&self) {}
+    fn file_size_limit(&self) -> u64 {
+        self.size_limit.get()
+    }
+    fn file_too_large(&self) {
+        self.too_large.set(self.too_large.get() + 1);
+    }
 }
 
 impl Caller for Thread {
@@ -97,6 +108,13 @@ impl Caller for Thread {
     fn memory_file_limit(&self) -> u64 {
         64
     }
+    fn address_limit(&self) -> usize {
+        1 << 47
+    }
+    fn with_signal_mask<T>(&self, mask: Option<u64>, wait: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.mask.set(mask);
+        wait()
+    }
 }
 
 fn thread() -> Thread {
@@ -104,7 +122,15 @@ fn thread() -> Thread {
     let (_fs, root) = Tmpfs::new(host, DeviceId::new(0, 20), None, None, 100).unwrap();
     let context = FsContext::new(MountTable::new(root, "tmpfs", "rw", None).root());
     let memory = RefCell::new(vec![0; SIZE]);
-    Thread { fds: Mutex::default(), fs: Mutex::new(Arc::new(context)), host, memory }
+    Thread {
+        fds: Mutex::default(),
+        fs: Mutex::new(Arc::new(context)),
+        host,
+        memory,
+        size_limit: Cell::new(u64::MAX),
+        too_large: Cell::new(0),
+        mask: Cell::new(None),
+    }
 }
 
 fn text(thread: &Thread, at: usize, text: &str) -> u64 {
@@ -154,6 +180,45 @@ fn pipes_carry_bytes_and_end() {
     assert_eq!(run(&t, nr::__NR_close, &[1]), Ok(0));
     assert_eq!(run(&t, nr::__NR_read, &[0, at, 9]), Ok(3));
     assert_eq!(run(&t, nr::__NR_read, &[0, at, 9]), Ok(0));
+}
+
+#[test]
+fn no_write_makes_a_file_longer_than_the_limit() {
+    let t = thread();
+    let (name, data) = (text(&t, 0, "file"), text(&t, 100, "0123456789"));
+    assert_eq!(run(&t, nr::__NR_open, &[name, 0o102, 0o644]), Ok(0));
+    t.size_limit.set(6);
+    assert_eq!(run(&t, nr::__NR_write, &[0, data, 10]), Ok(6));
+    assert_eq!(run(&t, nr::__NR_write, &[0, data, 0]), Ok(0));
+    assert_eq!(run(&t, nr::__NR_pwrite64, &[0, data, 10, 4]), Ok(2));
+    assert_eq!(t.too_large.get(), 0);
+    assert_eq!(run(&t, nr::__NR_write, &[0, data, 1]), Err(Errno::EFBIG));
+    assert_eq!(run(&t, nr::__NR_pwrite64, &[0, data, 1, 6]), Err(Errno::EFBIG));
+    assert_eq!(run(&t, nr::__NR_ftruncate, &[0, 7]), Err(Errno::EFBIG));
+    assert_eq!(run(&t, nr::__NR_truncate, &[name, 7]), Err(Errno::EFBIG));
+    assert_eq!(run(&t, nr::__NR_fallocate, &[0, 0, 0, 7]), Err(Errno::EFBIG));
+    assert_eq!(t.too_large.get(), 5);
+    assert_eq!(run(&t, nr::__NR_ftruncate, &[0, 3]), Ok(0));
+    t.size_limit.set(0);
+    assert_eq!(run(&t, nr::__NR_pipe2, &[name, 0]), Ok(0));
+    assert_eq!(run(&t, nr::__NR_write, &[2, data, 10]), Ok(10));
+}
+
+#[test]
+fn masks_are_as_long_as_a_signal_set() {
+    let t = thread();
+    let (set, pair) = ((START + 64) as u64, (START + 128) as u64);
+    t.write_memory(START + 64, &5u64.to_ne_bytes()).unwrap();
+    t.write_memory(START + 128, zerocopy::IntoBytes::as_bytes(&[set, 8])).unwrap();
+    let now = (START + 256) as u64;
+    assert_eq!(run(&t, nr::__NR_ppoll, &[now, 0, now, set, 7]), Err(Errno::EINVAL));
+    assert_eq!(run(&t, nr::__NR_ppoll, &[now, 0, now, 0x10, 8]), Err(Errno::EFAULT));
+    assert_eq!(run(&t, nr::__NR_ppoll, &[now, 0, now, set, 8]), Ok(0));
+    assert_eq!(t.mask.take(), Some(5));
+    assert_eq!(run(&t, nr::__NR_pselect6, &[0, 0, 0, 0, now, pair]), Ok(0));
+    assert_eq!(t.mask.take(), Some(5));
+    assert_eq!(run(&t, nr::__NR_pselect6, &[0, 0, 0, 0, now, 0]), Ok(0));
+    assert_eq!(t.mask.take(), None);
 }
 
 #[test]
