@@ -28,6 +28,43 @@ fn wild_pointers_are_efault() {
     assert_eq!(outcome.expect_status(&[0]), Ok(()), "{}", outcome.text());
 }
 
+/// What Linux 6.18 says is in `arguments.txt`: the answers of older ones differ here and there, so the host is not asked.
+#[test]
+fn odd_arguments_get_the_answers_that_linux_gives() {
+    let Some(elf) = needs("arguments.c", build::c("arguments.c", Link::StaticGlibc)) else { return };
+    let expected = std::fs::read(e2e::tools::repository().join("tests/programs/arguments.txt"));
+    assert_eq!(Program::elf(elf).guest().expect(0, expected.expect("read the answers")), Ok(()));
+}
+
+/// Whatever is used up, the program gets an error or is killed (137), and the kernel lives.
+#[test]
+fn what_is_used_up_ends_the_program_at_most() {
+    let Some(elf) = needs("exhaust.c", build::c("exhaust.c", Link::StaticGlibc)) else { return };
+    if oracle_only() {
+        return;
+    }
+    let mut suite = Suite::new("exhaustion");
+    let run = |args: &[&str]| Program::elf(&elf).args(args).options(["--memory", "64M"]);
+    for (what, status, stdout) in [
+        ("pipes", 137, ""),
+        ("areas", 0, "many areas, maps shows them\n"),
+        ("directories", 0, "mkdir: No space left on device\n"),
+        ("deep", 0, "mkdir: No space left on device\n"),
+        ("memory-files", 137, ""),
+        ("shared", 137, ""),
+        ("tables", 137, ""),
+        ("crumbs", 0, "polled\n"),
+    ] {
+        let program = run(&[what]);
+        suite.check(program.line(), move || program.guest().expect(status, stdout));
+    }
+    for what in ["pipes", "directories", "links", "files"] {
+        let program = run(&[what, "full"]);
+        suite.check(program.line(), move || program.guest().expect(137, ""));
+    }
+    suite.run_in_guest_only();
+}
+
 /// A tree with a fuzzer and files that it must not change.
 fn fuzzer(elf: &Path) -> PathBuf {
     let contents = std::fs::read(elf).expect("read the fuzzer");

@@ -27,14 +27,15 @@ pub(super) fn mmap<P: Platform>(
     if offset % PAGE_SIZE as u64 != 0 {
         return Err(Errno::EINVAL);
     }
+    let anonymous = raw & c::MAP_ANONYMOUS != 0;
     let mut flags = MapFlags::empty();
     match raw & c::MAP_TYPE {
         c::MAP_PRIVATE => {}
         c::MAP_SHARED => flags |= MapFlags::SHARED,
+        c::MAP_SHARED_VALIDATE if anonymous => return Err(Errno::EINVAL),
         c::MAP_SHARED_VALIDATE => {
             const KNOWN: u32 = c::MAP_TYPE
                 | c::MAP_FIXED
-                | c::MAP_ANONYMOUS
                 | c::MAP_32BIT
                 | c::MAP_GROWSDOWN
                 | c::MAP_DENYWRITE
@@ -61,10 +62,8 @@ pub(super) fn mmap<P: Platform>(
     ] {
         flags.set(flag, raw & bit != 0);
     }
-    let anonymous = raw & c::MAP_ANONYMOUS != 0;
     // What grows downwards is nobody else's.
-    let grows = raw & c::MAP_GROWSDOWN != 0 && (!anonymous || flags.contains(MapFlags::SHARED));
-    if grows || anonymous && raw & c::MAP_TYPE == c::MAP_SHARED_VALIDATE {
+    if raw & c::MAP_GROWSDOWN != 0 && (!anonymous || flags.contains(MapFlags::SHARED)) {
         return Err(Errno::EINVAL);
     }
     let populate = raw & (c::MAP_POPULATE | c::MAP_LOCKED) != 0 && raw & c::MAP_NONBLOCK == 0;

@@ -333,6 +333,8 @@ pub(super) fn copy_file_range<C: Caller>(
     }
     let [first, second] = places.map(position);
     let (first, second) = (first?, second?);
+    // As much as the file has room for.
+    let count = count.min(i64::MAX as u64 - second);
     let count = count.min(MAX_RW as u64).min(input.file()?.end()?.saturating_sub(first));
     let [one, other] = ids;
     if one == other && first < second.saturating_add(count) && second < first.saturating_add(count) {
