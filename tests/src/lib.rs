@@ -10,7 +10,11 @@
 //! is skipped, with the reason on stderr, when it is not.
 
 pub mod build;
+// The launcher's, which is a program and not a library.
+#[path = "../../xtask/src/bench/cpio.rs"]
+pub mod cpio;
 pub mod debian;
+pub mod emulated;
 pub mod outcome;
 pub mod program;
 pub mod random;

@@ -123,6 +123,7 @@ impl Program {
         if tools::oracle_only() {
             return self.host();
         }
+        tools::prepare();
         let _slot = Slot::take();
         feed(self.command(), &self.stdin)
     }
@@ -217,11 +218,11 @@ static RUNNING: Mutex<usize> = Mutex::new(0);
 static FREED: Condvar = Condvar::new();
 
 /// Permission to run one guest; given back on drop.
-struct Slot;
+pub struct Slot;
 
 impl Slot {
-    fn take() -> Self {
-        tools::prepare();
+    /// Waits for it.
+    pub fn take() -> Self {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         while *running >= PARALLEL {
             running = FREED.wait(running).unwrap_or_else(PoisonError::into_inner);

@@ -16,6 +16,9 @@ pub trait Hardware {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4];
     /// Makes another CPU leave the guest, or its sleep, soon.
     fn kick(&mut self, cpu: usize);
+    /// Gives the real APIC of the CPU that calls this logical id and format (LDR and DFR): a device's message is addressed with what the
+    /// guest chose, and no one but the real APICs can tell whom it means.
+    fn logical_id(&mut self, ldr: u32, dfr: u32);
     /// Returns when no other CPU uses a nested translation from before the call.
     fn shoot_down(&mut self, cpu: usize);
     /// Writes bytes on the channel to the launcher.

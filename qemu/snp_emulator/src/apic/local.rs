@@ -155,6 +155,11 @@ impl LocalApic {
         self.id
     }
 
+    /// The registers that say which logical destinations mean this CPU: LDR and DFR.
+    pub fn logical_id(&self) -> (u32, u32) {
+        (self.ldr, self.dfr)
+    }
+
     /// IA32_APIC_BASE.
     pub fn base(&self) -> u64 {
         self.base

@@ -7,6 +7,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 const BASE: usize = 0xfee0_0000;
 const ID: usize = 0x20;
 const EOI: usize = 0xb0;
+const LDR: usize = 0xd0;
+const DFR: usize = 0xe0;
 const SVR: usize = 0xf0;
 const ISR: usize = 0x100;
 const ICR: usize = 0x300;
@@ -50,6 +52,12 @@ pub fn enable(first: bool) {
     write(LVT_LINT1, 0x400);
     write(DIVIDE, 0xb);
     write(LVT_TIMER, u32::from(TIMER));
+}
+
+/// Sets this CPU's logical id and the format of such ids.
+pub fn set_logical_id(ldr: u32, dfr: u32) {
+    write(DFR, dfr);
+    write(LDR, ldr);
 }
 
 fn command(target: u32, low: u32) {

@@ -77,6 +77,10 @@ impl Hardware for Real {
         apic::kick(cpu as u32);
     }
 
+    fn logical_id(&mut self, ldr: u32, dfr: u32) {
+        apic::set_logical_id(ldr, dfr);
+    }
+
     fn shoot_down(&mut self, cpu: usize) {
         for (other, flag) in IN_GUEST.iter().enumerate().filter(|&(other, _)| other != cpu) {
             if flag.load(Ordering::SeqCst) {

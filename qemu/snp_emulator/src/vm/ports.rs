@@ -121,10 +121,14 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         match gpa & !0xfff {
             apic::local::BASE => {
                 let offset = (gpa & 0xff0) as u32;
-                let effect = self.cpus.get_mut(cpu).map(|this| this.apic.write(offset, value as u32, now));
-                if let Some(effect) = effect {
-                    self.apic_effect(cpu, effect);
+                let Some(this) = self.cpus.get_mut(cpu) else { return };
+                let before = this.apic.logical_id();
+                let effect = this.apic.write(offset, value as u32, now);
+                let (ldr, dfr) = this.apic.logical_id();
+                if (ldr, dfr) != before {
+                    self.hardware.logical_id(ldr, dfr);
                 }
+                self.apic_effect(cpu, effect);
             }
             apic::io::BASE => {
                 if let Some(pin) = self.io_apic.write(gpa & 0xff, value as u32) {
