@@ -7,6 +7,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
+use core::ops::Range;
 use spin::Mutex;
 
 use super::PagePool;
@@ -98,10 +99,13 @@ impl Area {
     }
 }
 
-/// The areas of an address space, by start address. Invariant: they do not overlap, and are not empty.
+/// The areas of an address space, by start address. Invariant: they are in order, do not overlap, and are not empty.
+///
+/// A sorted vector: programs have tens of areas, seldom hundreds, and what is inserted or removed moves a few cache lines. At the limit of
+/// [`MAX_AREAS`] it moves megabytes, which takes as long as the page faults of a few areas.
 #[derive(Default)]
 pub(super) struct Areas {
-    map: BTreeMap<usize, Area>,
+    list: Vec<(usize, Area)>,
 }
 
 /// The most areas that an address space may have (`vm.max_map_count`).
@@ -109,28 +113,43 @@ pub const MAX_AREAS: usize = 65530;
 
 impl Areas {
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, &Area)> {
-        self.map.iter().map(|(&start, area)| (start, area))
+        self.list.iter().map(|(start, area)| (*start, area))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.map.len()
+        self.list.len()
+    }
+
+    /// The index of the first area that ends after `at`.
+    #[inline(never)]
+    fn index(&self, at: usize) -> usize {
+        self.list.partition_point(|(_, area)| area.end <= at)
+    }
+
+    /// The areas that lie, at least in part, in the range, as indices.
+    fn indices(&self, from: usize, to: usize) -> Range<usize> {
+        let first = self.index(from);
+        let mut end = first;
+        while self.list.get(end).is_some_and(|(start, _)| *start < to) {
+            end += 1;
+        }
+        first..end
     }
 
     /// The area that holds `at`.
     pub(super) fn find(&self, at: usize) -> Option<(usize, &Area)> {
-        let (&start, area) = self.map.range(..=at).next_back()?;
-        (at < area.end).then_some((start, area))
+        self.at_or_after(at).filter(|(start, _)| *start <= at)
     }
 
     /// The first area that ends after `at`.
     pub(super) fn at_or_after(&self, at: usize) -> Option<(usize, &Area)> {
-        self.find(at).or_else(|| self.map.range(at..).next().map(|(&start, area)| (start, area)))
+        self.list.get(self.index(at)).map(|(start, area)| (*start, area))
     }
 
     /// The areas that lie, at least in part, in the range, in order.
     pub(super) fn overlapping(&self, from: usize, to: usize) -> impl Iterator<Item = (usize, &Area)> {
-        let first = self.find(from).map_or(from, |(start, _)| start);
-        self.map.range(first..to).map(|(&start, area)| (start, area)).filter(move |(_, area)| area.end > from)
+        let areas = self.list.get(self.indices(from, to)).unwrap_or_default();
+        areas.iter().map(|(start, area)| (*start, area))
     }
 
     /// Whether nothing is mapped in the range.
@@ -152,43 +171,42 @@ impl Areas {
 
     /// Makes `at` a boundary between areas.
     fn split(&mut self, at: usize) {
-        let Some((start, area)) = self.find(at) else { return };
-        if start == at {
-            return;
-        }
-        let tail = area.tail(start, at);
-        if let Some(area) = self.map.get_mut(&start) {
+        let index = self.index(at);
+        let Some((start, area)) = self.list.get_mut(index) else { return };
+        if *start < at {
+            let tail = area.tail(*start, at);
             area.end = at;
+            self.list.insert(index + 1, (at, tail));
         }
-        self.map.insert(at, tail);
     }
 
     /// Takes everything in the range out.
     pub(super) fn remove(&mut self, from: usize, to: usize) -> Vec<(usize, Area)> {
         self.split(from);
         self.split(to);
-        let keys: Vec<usize> = self.map.range(from..to).map(|(&start, _)| start).collect();
-        keys.into_iter().filter_map(|start| self.map.remove(&start).map(|area| (start, area))).collect()
+        let range = self.indices(from, to);
+        self.list.drain(range).collect()
     }
 
     /// Adds an area where nothing is, and joins it with its neighbours where they are one.
     pub(super) fn insert(&mut self, start: usize, area: Area) {
-        let end = area.end;
-        self.map.insert(start, area);
-        self.join(end);
-        self.join(start);
+        let index = self.index(start);
+        self.list.insert(index, (start, area));
+        self.join(index + 1);
+        self.join(index);
     }
 
-    /// Joins the areas that meet at `at`, if they are one.
-    fn join(&mut self, at: usize) {
-        let Some((&before, left)) = self.map.range(..at).next_back() else { return };
-        let Some(right) = self.map.get(&at) else { return };
-        if left.end == at && left.continues(before, right) {
-            let end = right.end;
-            self.map.remove(&at);
-            if let Some(left) = self.map.get_mut(&before) {
-                left.end = end;
-            }
+    /// Joins the area at an index with the one before, if they are one.
+    #[inline(never)]
+    fn join(&mut self, index: usize) {
+        let Some([(before, left), (start, right)]) =
+            index.checked_sub(1).and_then(|first| self.list.get_mut(first..=index))
+        else {
+            return;
+        };
+        if left.end == *start && left.continues(*before, right) {
+            left.end = right.end;
+            self.list.remove(index);
         }
     }
 
@@ -196,20 +214,20 @@ impl Areas {
     pub(super) fn update(&mut self, from: usize, to: usize, mut change: impl FnMut(&mut Area)) {
         self.split(from);
         self.split(to);
-        for (_, area) in self.map.range_mut(from..to) {
+        let range = self.indices(from, to);
+        for (_, area) in self.list.get_mut(range.clone()).unwrap_or_default() {
             change(area);
         }
-        let starts: Vec<usize> = self.map.range(from..to).map(|(&start, _)| start).collect();
-        self.join(to);
-        for start in starts.into_iter().rev() {
-            self.join(start);
+        for index in (range.start..=range.end).rev() {
+            self.join(index);
         }
     }
 
-    /// Moves an area's start (a stack that grows).
+    /// Moves an area's start (a stack that grows) into the free space below.
     pub(super) fn extend_down(&mut self, start: usize, to: usize) {
-        if let Some(area) = self.map.remove(&start) {
-            self.map.insert(to, area);
+        let index = self.index(start);
+        if let Some((at, _)) = self.list.get_mut(index) {
+            *at = to;
         }
     }
 
@@ -220,13 +238,16 @@ impl Areas {
             (at >= from).then_some(at)
         };
         let mut top = high;
-        for (&start, area) in self.map.range(..high).rev() {
+        for (start, area) in self.list.iter().rev() {
+            if *start >= high {
+                continue;
+            }
             if area.end < top
                 && let Some(at) = fits(area.end.max(low), top)
             {
                 return Some(at);
             }
-            top = top.min(start);
+            top = top.min(*start);
             if top <= low {
                 return None;
             }
