@@ -11,7 +11,6 @@ use super::verity::VerityDevice;
 use super::{DeviceId, FileType, Lower, LowerEntry, LowerId, LowerMetadata, Timestamp};
 use crate::errno::{Errno, Result};
 use crate::mm::Page;
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use spin::Mutex;
 use zerocopy::FromBytes;
@@ -43,7 +42,8 @@ pub struct Erofs {
     meta_block: u64,
     blocks: u64,
     build_time: (u64, u32),
-    cache: Mutex<VecDeque<(u64, Page)>>,
+    /// The most recently read last.
+    cache: Mutex<Vec<(u64, Page)>>,
 }
 
 impl Erofs {
@@ -69,7 +69,7 @@ impl Erofs {
             build_time: (raw.build_time.get(), raw.build_time_ns.get()),
             blocks,
             device,
-            cache: Mutex::new(VecDeque::new()),
+            cache: Mutex::new(alloc::vec![(0, first)]),
         };
         match image.node(LowerId(image.root)) {
             Ok(node) if node.metadata.file_type == FileType::Directory => Ok(image),
@@ -85,9 +85,9 @@ impl Erofs {
         let block = self.device.read(number)?;
         let mut cache = self.cache.lock();
         if cache.len() >= CACHED_BLOCKS {
-            cache.pop_front();
+            cache.remove(0);
         }
-        cache.push_back((number, block.clone()));
+        cache.push((number, block.clone()));
         Ok(block)
     }
 

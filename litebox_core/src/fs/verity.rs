@@ -9,7 +9,6 @@ use crate::errno::{Errno, Result};
 use crate::mm::{Page, PagePool};
 use crate::platform::{BLOCK_SIZE, BlockDevice, BlockError};
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::fmt;
 use sha2::{Digest, Sha256};
@@ -41,9 +40,9 @@ pub struct VerityDevice {
     data_blocks: u64,
     starts: Vec<u64>,
     /// Verified blocks of the tree: number and contents, the most recently read last.
-    cache: Mutex<VecDeque<(u64, Page)>>,
+    cache: Mutex<Vec<(u64, Page)>>,
     /// Blocks that were read ahead: the host's word, not verified, and private.
-    ahead: Mutex<VecDeque<(u64, Page)>>,
+    ahead: Mutex<Vec<(u64, Page)>>,
     end: u64,
     tampered: Box<dyn OnTamper>,
 }
@@ -77,7 +76,7 @@ impl VerityDevice {
             starts,
             end,
             cache: Mutex::default(),
-            ahead: Mutex::default(),
+            ahead: Mutex::new(Vec::with_capacity(AHEAD_BLOCKS)),
             tampered,
         })
     }
@@ -94,41 +93,58 @@ impl VerityDevice {
 
     /// A block of the device as the host gives it, in a page that nobody else has.
     fn fetch(&self, number: u64) -> Result<Page> {
+        // All of its cluster, since programs read backwards as well as forwards; only itself when the others are there, or were used.
+        let first = number / CLUSTER * CLUSTER;
+        let mut range = first..self.end.min(first + CLUSTER);
         {
             let mut ahead = self.ahead.lock();
-            if let Some(i) = ahead.iter().position(|(n, _)| *n == number)
-                && let Some((_, page)) = ahead.swap_remove_back(i)
-            {
-                return Ok(page);
+            for i in 0..ahead.len() {
+                let Some((there, _)) = ahead.get(i) else { break };
+                if *there == number {
+                    return Ok(ahead.remove(i).1);
+                }
+                if range.contains(there) {
+                    range = number..number + 1;
+                }
             }
         }
-        let low = self.pool.is_low();
-        let count = if low { 1 } else { CLUSTER.min(self.end.saturating_sub(number)).max(1) };
-        let mut pages = Vec::with_capacity(count as usize);
-        for _ in 0..count {
+        if self.pool.is_low() || !range.contains(&number) {
+            range = number..number + 1;
+        }
+        let mut pages = Vec::with_capacity(CLUSTER as usize);
+        while (pages.len() as u64) < range.end - range.start {
             match self.pool.alloc(false) {
                 Ok(page) => pages.push(page),
-                Err(_) if !pages.is_empty() => break,
+                // Memory has just run out, but for what was got until now.
+                Err(_) if !pages.is_empty() => {
+                    pages.truncate(1);
+                    range = number..number + 1;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-        let mut blocks: Vec<&mut Block> =
-            pages.iter_mut().map(Page::exclusive_bytes).collect::<Option<_>>().ok_or(Errno::EIO)?;
-        self.device.read(number, &mut blocks).map_err(|error| match error {
-            BlockError::OutOfRange | BlockError::Io => Errno::EIO,
-        })?;
-        let mut pages = pages.into_iter();
-        let first = pages.next().ok_or(Errno::EIO)?;
+        let mut blocks: Vec<&mut Block> = Vec::with_capacity(pages.len());
+        for page in &mut pages {
+            blocks.push(page.exclusive_bytes().ok_or(Errno::EIO)?);
+        }
+        if let Err(BlockError::OutOfRange | BlockError::Io) = self.device.read(range.start, &mut blocks) {
+            return Err(Errno::EIO);
+        }
+        let mut wanted = None;
         let mut ahead = self.ahead.lock();
-        for (number, page) in (number + 1..).zip(pages) {
-            if !ahead.iter().any(|(n, _)| *n == number) {
-                ahead.push_back((number, page));
+        let surplus = (ahead.len() + pages.len()).saturating_sub(AHEAD_BLOCKS).min(ahead.len());
+        if surplus > 0 {
+            ahead.drain(..surplus);
+        }
+        while let Some(page) = pages.pop() {
+            let at = range.start + pages.len() as u64;
+            if at == number {
+                wanted = Some(page);
+            } else {
+                ahead.push((at, page));
             }
         }
-        while ahead.len() > AHEAD_BLOCKS {
-            ahead.pop_front();
-        }
-        Ok(first)
+        wanted.ok_or(Errno::EIO)
     }
 
     /// The hash that block `index` of the level below must have; `level` 0 holds the hashes of data.
@@ -155,9 +171,9 @@ impl VerityDevice {
         let hash = pick(&page);
         let mut cache = self.cache.lock();
         if cache.len() >= CACHED_BLOCKS {
-            cache.pop_front();
+            cache.remove(0);
         }
-        cache.push_back((number, page));
+        cache.push((number, page));
         Ok(hash)
     }
 
