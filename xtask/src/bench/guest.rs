@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use super::sample::{self, FIRST_LINE, Sample};
 use crate::cli::{Cli, Task};
 use crate::launch::{Ending, Input, LaunchSpec, Output, launch};
 use crate::machine::Accelerator;
-use crate::{run, workload};
+use crate::{qemu, run, workload};
 
 /// Bytes of memory that either guest gets.
 pub const MEMORY: u64 = 256 << 20;
@@ -200,7 +200,7 @@ fn linux_arguments(setup: &Setup, linux: &Linux, cpu: &str, mode: Mode) -> Vec<O
 }
 
 fn run_linux(setup: &Setup, linux: &Linux, cpu: &str, mode: Mode) -> Result<Run> {
-    let mut command = Command::new(&setup.qemu);
+    let mut command = qemu::command(&setup.qemu);
     command
         .args(linux_arguments(setup, linux, cpu, mode))
         .stdin(Stdio::null())

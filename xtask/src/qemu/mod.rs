@@ -25,6 +25,14 @@ pub fn find_or_install() -> Result<PathBuf> {
     find().with_context(|| format!("{NAME} is still missing after its installation"))
 }
 
+/// QEMU, to be given arguments. One malloc arena serves all its threads: one for each grows page by page, with a system call each time,
+/// while the guest starts.
+pub fn command(qemu: &Path) -> Command {
+    let mut command = Command::new(qemu);
+    command.env("MALLOC_ARENA_MAX", "1");
+    command
+}
+
 /// QEMU's path, if it is there.
 pub fn find() -> Option<PathBuf> {
     std::env::var_os("QEMU").map(PathBuf::from).or_else(|| host::find_program(NAME))

@@ -36,7 +36,7 @@ impl Qemu {
         inherited: Vec<RawFd>,
         small_pages: bool,
     ) -> Result<Self> {
-        let mut command = Command::new(path);
+        let mut command = super::command(path);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = spawn(&mut command, inherited, small_pages)
             .with_context(|| format!("cannot start {}", path.display()))?;
