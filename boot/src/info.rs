@@ -113,8 +113,14 @@ impl BootInfo {
 
     /// Sets the command line.
     pub fn set_command_line(&mut self, line: &[u8]) -> Result<(), BootError> {
-        self.command_line.get_mut(..line.len()).ok_or(BootError::CommandLineTooLong)?.copy_from_slice(line);
-        self.command_line_len = line.len();
+        self.command_line_len = 0;
+        line.iter().try_for_each(|&byte| self.add_to_command_line(byte))
+    }
+
+    /// Adds a byte to the command line.
+    pub fn add_to_command_line(&mut self, byte: u8) -> Result<(), BootError> {
+        *self.command_line.get_mut(self.command_line_len).ok_or(BootError::CommandLineTooLong)? = byte;
+        self.command_line_len += 1;
         Ok(())
     }
 }
@@ -140,7 +146,10 @@ mod tests {
     #[test]
     fn a_long_command_line_is_refused() {
         let mut info = BootInfo::new(PlatformKind::Vm, 0);
-        assert_eq!(info.set_command_line(&[b'x'; MAX_COMMAND_LINE + 1]), Err(BootError::CommandLineTooLong));
-        info.set_command_line(&[b'x'; MAX_COMMAND_LINE]).unwrap();
+        for _ in 0..MAX_COMMAND_LINE {
+            info.add_to_command_line(b'x').unwrap();
+        }
+        assert_eq!(info.add_to_command_line(b'x'), Err(BootError::CommandLineTooLong));
+        assert_eq!(info.command_line(), [b'x'; MAX_COMMAND_LINE]);
     }
 }

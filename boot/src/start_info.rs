@@ -3,7 +3,7 @@
 //! The structures may be 4-byte aligned only, and what they hold is the VMM's word: everything is copied before it is looked at,
 //! and a pointer is followed only within the first GiB, which is what boot maps.
 
-use crate::info::{BootError, BootInfo, MAX_COMMAND_LINE, PlatformKind};
+use crate::info::{BootError, BootInfo, PlatformKind};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 const MAGIC: u32 = 0x336e_c578;
@@ -68,19 +68,16 @@ pub fn parse(memory: &impl PhysicalMemory, address: u64, entry_tsc: u64) -> Resu
         return Err(BootError::NoMemory);
     }
     if start.command_line != 0 {
-        let mut line = [0; MAX_COMMAND_LINE];
-        let mut len = 0;
+        let mut at = start.command_line;
         loop {
             let mut byte = [0];
-            let at = start.command_line.checked_add(len as u64).ok_or(BootError::OutOfReach)?;
             memory.read(at, &mut byte)?;
             if byte[0] == 0 {
                 break;
             }
-            *line.get_mut(len).ok_or(BootError::CommandLineTooLong)? = byte[0];
-            len += 1;
+            info.add_to_command_line(byte[0])?;
+            at = at.checked_add(1).ok_or(BootError::OutOfReach)?;
         }
-        info.set_command_line(&line[..len])?;
     }
     Ok(info)
 }

@@ -8,7 +8,6 @@ use crate::mm::kernel_map;
 use crate::mm::layout::{DIRECT_MAP, direct};
 use crate::snp;
 use crate::{clock, log, power};
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use boot::{BootInfo, DeviceLocation, MAX_COMMAND_LINE, Options};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -66,27 +65,36 @@ impl DmaPool for SharedPages {
 
 type Stdio = console::Console<'static, Mmio<'static>>;
 
-static CONSOLE: Once<Stdio> = Once::new();
-static ROOT: Once<Box<dyn BlockDevice>> = Once::new();
-static CONSOLE_LINE: Once<u8> = Once::new();
+/// What the command line names.
+struct Devices {
+    /// The console, and its input of the I/O APIC.
+    console: Option<(Stdio, u8)>,
+    root: Option<blk::Blk<'static, Mmio<'static>>>,
+}
+
+static DEVICES: Once<Devices> = Once::new();
 static INTERRUPTS_ON: AtomicBool = AtomicBool::new(false);
+
+fn stdio() -> Option<&'static (Stdio, u8)> {
+    DEVICES.get()?.console.as_ref()
+}
 
 /// The workload's standard streams.
 pub fn console() -> &'static dyn Console {
-    match CONSOLE.get() {
-        Some(console) => console,
+    match stdio() {
+        Some((console, _)) => console,
         None => power::bad_launch(format_args!("no console device")),
     }
 }
 
 /// Whether there is a console yet: the machine may end before.
 pub fn has_console() -> bool {
-    CONSOLE.get().is_some()
+    stdio().is_some()
 }
 
 /// The device with the workload image.
 pub fn root() -> Option<&'static dyn BlockDevice> {
-    ROOT.get().map(|device| &**device)
+    DEVICES.get()?.root.as_ref().map(|disk| disk as &dyn BlockDevice)
 }
 
 /// Ends the machine for a device that does not do what it must.
@@ -162,7 +170,7 @@ pub fn manifest(info: &BootInfo) -> Manifest {
         Some(snp) => unsafe {
             core::slice::from_raw_parts(direct(snp.block.manifest), snp.block.manifest_len as usize).to_vec()
         },
-        None => fw_cfg_item(MANIFEST_ITEM, 16, MANIFEST_MAX)
+        None => fw_cfg_item(MANIFEST_ITEM, 4, MANIFEST_MAX)
             .unwrap_or_else(|error| refuse("manifest (fw_cfg item opt/org.litebox/manifest)", error)),
     };
     match Manifest::parse(&bytes) {
@@ -173,19 +181,20 @@ pub fn manifest(info: &BootInfo) -> Manifest {
 
 /// Starts the drivers.
 pub fn init(options: &Options) {
+    let mut devices = Devices { console: None, root: None };
     if let Some(at) = options.console {
         let transport = mapped("console", at, console::DEVICE_ID);
         let device = console::Console::new(&HOST, &ENVIRONMENT, &SharedPages, transport)
             .unwrap_or_else(|error| refuse("console", error));
-        CONSOLE.call_once(|| device);
-        CONSOLE_LINE.call_once(|| at.line);
+        devices.console = Some((device, at.line));
     }
     if let Some(at) = options.root {
         let transport = mapped("root disk", at, blk::DEVICE_ID);
         let device = blk::Blk::new(&HOST, &ENVIRONMENT, &SharedPages, transport)
             .unwrap_or_else(|error| refuse("root disk", error));
-        ROOT.call_once(|| Box::new(device));
+        devices.root = Some(device);
     }
+    DEVICES.call_once(|| devices);
     log::line(format_args!("console {}, root disk {}", has_console(), root().is_some()));
 }
 
@@ -194,7 +203,7 @@ pub fn init(options: &Options) {
 /// The interrupt is acknowledged before the rings are looked at: what the device adds after that raises the line anew. A line that stays up
 /// would give no further edge.
 pub fn poll() {
-    if let Some(console) = CONSOLE.get() {
+    if let Some((console, _)) = stdio() {
         if INTERRUPTS_ON.load(Ordering::Relaxed) {
             PerCpu::get().work_pending.set(false);
             console.ack_interrupt();
@@ -211,8 +220,8 @@ pub fn enable_interrupts() {
     // A BIOS may have left the 8259s unmasked, on vectors that are exceptions'.
     HOST.out8(0x21, 0xff);
     HOST.out8(0xa1, 0xff);
-    if let Some(&line) = CONSOLE_LINE.get()
-        && let Err(litebox_core::platform::OutOfMemory) = ioapic::enable(line)
+    if let Some((_, line)) = stdio()
+        && let Err(litebox_core::platform::OutOfMemory) = ioapic::enable(*line)
     {
         log::line(format_args!("no memory to map the I/O APIC: input is looked for on timer ticks only"));
     }

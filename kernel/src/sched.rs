@@ -137,8 +137,12 @@ fn exit_thread() -> ! {
 
 /// Drops the threads that have ended; not on their own stacks.
 fn bury() {
-    let ended = core::mem::take(&mut QUEUE.lock().ended);
-    drop(ended);
+    let mut queue = QUEUE.lock();
+    if !queue.ended.is_empty() {
+        let ended = core::mem::take(&mut queue.ended);
+        drop(queue);
+        drop(ended);
+    }
 }
 
 /// Starts scheduling on this CPU. The boot stack is left behind.

@@ -5,7 +5,6 @@
 //! and what is not known is an error, since a verifier must know what every byte means. A value has one encoding.
 
 use alloc::borrow::ToOwned;
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -57,7 +56,7 @@ pub struct Manifest {
     /// Environment, `K=V` each.
     pub env: Vec<Vec<u8>>,
     pub cwd: Vec<u8>,
-    pub hostname: String,
+    pub hostname: Vec<u8>,
     pub stdin: StreamKind,
     pub stdout: StreamKind,
     pub stderr: StreamKind,
@@ -154,6 +153,14 @@ impl<'a> Strings<'a> {
         if legal { Ok(path.to_owned()) } else { Err(ManifestError::BadValue(field)) }
     }
 
+    /// A host name as `hostname(7)` has it.
+    fn hostname(&mut self) -> Result<Vec<u8>, ManifestError> {
+        let name = self.next("hostname")?;
+        let legal = (1..=64).contains(&name.len())
+            && name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'));
+        if legal { Ok(name.to_owned()) } else { Err(ManifestError::BadValue("hostname")) }
+    }
+
     fn list(&mut self, count: U32, field: &'static str) -> Result<Vec<Vec<u8>>, ManifestError> {
         // Each has a length of four bytes: a count that cannot be asks for no memory.
         let count = count.get() as usize;
@@ -166,13 +173,6 @@ impl<'a> Strings<'a> {
         }
         Ok(list)
     }
-}
-
-/// A host name as `hostname(7)` has it.
-fn hostname(value: &[u8]) -> Option<String> {
-    let legal = (1..=64).contains(&value.len())
-        && value.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'));
-    if legal { String::from_utf8(value.to_owned()).ok() } else { None }
 }
 
 impl Manifest {
@@ -211,7 +211,7 @@ impl Manifest {
             root,
             exec: strings.path("exec")?,
             cwd: strings.path("cwd")?,
-            hostname: hostname(strings.next("hostname")?).ok_or(ManifestError::BadValue("hostname"))?,
+            hostname: strings.hostname()?,
             args: strings.list(header.args, "args")?,
             env: strings.list(header.env, "env")?,
             stdin,
@@ -250,7 +250,7 @@ impl Manifest {
         };
         let mut out = header.as_bytes().to_vec();
         let cwd = if self.cwd.is_empty() { b"/" } else { self.cwd.as_slice() };
-        let name = if self.hostname.is_empty() { b"litebox" } else { self.hostname.as_bytes() };
+        let name = if self.hostname.is_empty() { b"litebox" } else { self.hostname.as_slice() };
         let lists = self.args.iter().chain(&self.env).map(Vec::as_slice);
         for string in [self.exec.as_slice(), cwd, name].into_iter().chain(lists) {
             let length = u32::try_from(string.len()).map_err(|_| ManifestError::TooLong)?;
@@ -356,7 +356,7 @@ mod tests {
                 args: alloc::vec![arg.into_bytes(), alloc::vec![every]],
                 env: alloc::vec![variable.into_bytes()],
                 cwd: b"/tmp".to_vec(),
-                hostname: name,
+                hostname: name.into_bytes(),
                 stdin: StreamKind::Tty,
                 winsize,
                 log: LogLevel::Debug,

@@ -26,15 +26,13 @@ macro_rules! scalar {
     ($read:ident, $write:ident, $type:ty) => {
         /// Reads a little-endian integer, once.
         pub fn $read(&self, offset: usize) -> $type {
-            let at = self.at(offset, size_of::<$type>()).cast::<$type>();
-            assert!(at.is_aligned());
-            // SAFETY: `at` checked the range, the assertion the alignment; any bytes are an integer.
+            let at = self.aligned(offset, size_of::<$type>()).cast::<$type>();
+            // SAFETY: `aligned` checked the range and the alignment; any bytes are an integer.
             <$type>::from_le(unsafe { at.read_volatile() })
         }
         /// Writes a little-endian integer, in one store.
         pub fn $write(&self, offset: usize, value: $type) {
-            let at = self.at(offset, size_of::<$type>()).cast::<$type>();
-            assert!(at.is_aligned());
+            let at = self.aligned(offset, size_of::<$type>()).cast::<$type>();
             // SAFETY: as above.
             unsafe { at.write_volatile(value.to_le()) }
         }
@@ -61,6 +59,15 @@ impl DmaRegion {
         self.bus + offset as u64
     }
 
+    /// Where an integer of `len` bytes is. One function for all of them: it is translated once under TCG.
+    #[inline(never)]
+    fn aligned(&self, offset: usize, len: usize) -> *mut u8 {
+        let at = self.at(offset, len);
+        assert!(at.addr().is_multiple_of(len), "an integer in a DMA region is not aligned");
+        at
+    }
+
+    #[inline]
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(offset <= self.len && len <= self.len - offset, "offset outside of a DMA region");
         // SAFETY: inside the allocation, as just checked.

@@ -192,7 +192,7 @@ pub fn manifest(args: &Run, workload: &Workload) -> Result<Vec<u8>> {
         args: args.command.iter().map(|word| word.as_bytes().to_vec()).collect(),
         env,
         cwd: args.workdir.clone().into_bytes(),
-        hostname: String::new(),
+        hostname: Vec::new(),
         stdin,
         stdout,
         stderr,

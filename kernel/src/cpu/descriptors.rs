@@ -89,14 +89,15 @@ pub fn init(cpu: &'static PerCpu) {
     // SAFETY: only the boot CPU writes, and it does so before loading the table.
     let gates = unsafe { &mut *IDT.0.get() };
     for (vector, gate) in gates.iter_mut().enumerate().take(32) {
-        let stack = match vector {
-            DEBUG => Some(FaultStack::Debug),
-            NMI => Some(FaultStack::Nmi),
-            DOUBLE_FAULT => Some(FaultStack::DoubleFault),
-            MACHINE_CHECK => Some(FaultStack::MachineCheck),
-            _ => None,
-        };
-        *gate = Gate::interrupt(entry::exception_stub(vector), stack, vector == BREAKPOINT);
+        *gate = Gate::interrupt(entry::exception_stub(vector), None, vector == BREAKPOINT);
+    }
+    for (vector, stack) in [
+        (DEBUG, FaultStack::Debug),
+        (NMI, FaultStack::Nmi),
+        (DOUBLE_FAULT, FaultStack::DoubleFault),
+        (MACHINE_CHECK, FaultStack::MachineCheck),
+    ] {
+        gates[vector] = Gate::interrupt(entry::exception_stub(vector), Some(stack), false);
     }
     for (i, &vector) in EXTERNAL_VECTORS.iter().enumerate() {
         gates[usize::from(vector)] = Gate::interrupt(entry::external_stub(i), None, false);
@@ -111,7 +112,7 @@ pub fn init(cpu: &'static PerCpu) {
     // SYSRET loads CS from STAR[63:48] + 16 and SS from + 8, SYSCALL from STAR[47:32] and + 8.
     // SAFETY: the selectors are those of the GDT above.
     unsafe { Star::write_raw(0x10, KERNEL_CS) };
-    LStar::write(VirtAddr::new(entry::syscall_entry_address()));
+    LStar::write(VirtAddr::new_truncate(entry::syscall_entry_address()));
     // Every flag that changes how the kernel would run is cleared at entry: TF, IF, DF, NT, AC, and IOPL.
     SFMask::write(
         RFlags::TRAP_FLAG

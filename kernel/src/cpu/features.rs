@@ -28,13 +28,30 @@ pub struct Features {
 
 static FEATURES: Once<Features> = Once::new();
 
-/// The features; [`init`] must have run.
+impl Features {
+    /// Before anybody has asked the CPU.
+    const NONE: Features = Features {
+        smep: false,
+        smap: false,
+        umip: false,
+        pge: false,
+        xsave: false,
+        xcr0: 0,
+        rdrand: false,
+        rdseed: false,
+        gigabyte_pages: false,
+        tsc_deadline: false,
+        x2apic: false,
+        fast_string: false,
+        leaf1_edx: 0,
+    };
+}
+
+/// The features; none before [`init`].
 #[inline]
 pub fn get() -> &'static Features {
-    match FEATURES.get() {
-        Some(features) => features,
-        None => FEATURES.call_once(detect),
-    }
+    static NONE: Features = Features::NONE;
+    FEATURES.get().unwrap_or(&NONE)
 }
 
 /// x87, SSE, AVX, AVX-512 (opmask, upper halves, upper registers): the state components that the kernel switches.
@@ -83,7 +100,7 @@ fn detect() -> Features {
 
 /// Switches on what there is: write protection, NX, SMEP, SMAP, UMIP, global pages, and the user's SSE and AVX.
 pub fn init() {
-    let features = get();
+    let features = FEATURES.call_once(detect);
     // SAFETY: none of these changes how the kernel's own mappings behave: its user accesses use STAC/CLAC, it runs no user page, and NX is set in
     // no entry before this (boot switched it on already).
     unsafe {

@@ -5,9 +5,10 @@ use super::{cpuid, features};
 use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use core::arch::asm;
 use core::ptr::NonNull;
-use spin::Once;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
-static AREA_SIZE: Once<usize> = Once::new();
+/// Bytes of a save area; FXSAVE's until [`init`] knows better.
+static AREA_SIZE: AtomicUsize = AtomicUsize::new(512);
 
 /// Sets XCR0, and measures the save area.
 pub fn init() {
@@ -18,9 +19,7 @@ pub fn init() {
         unsafe {
             asm!("xsetbv", in("ecx") 0, in("eax") xcr0 as u32, in("edx") (xcr0 >> 32) as u32, options(nostack));
         }
-        AREA_SIZE.call_once(|| (cpuid::xsave_area(xcr0) as usize).max(576));
-    } else {
-        AREA_SIZE.call_once(|| 512);
+        AREA_SIZE.store((cpuid::xsave_area(xcr0) as usize).max(576), Ordering::Relaxed);
     }
 }
 
@@ -36,7 +35,7 @@ unsafe impl Sync for FpuState {}
 
 impl FpuState {
     fn layout() -> Layout {
-        let size = AREA_SIZE.get().copied().unwrap_or(4096);
+        let size = AREA_SIZE.load(Ordering::Relaxed);
         Layout::from_size_align(size, 64).expect("a few KiB, aligned to 64")
     }
 

@@ -35,7 +35,7 @@ impl<const N: usize> Stack<N> {
         Stack(UnsafeCell::new([0; N]))
     }
     fn top(&self) -> VirtAddr {
-        VirtAddr::from_ptr(self.0.get()) + N as u64
+        VirtAddr::new_truncate(self.0.get().addr() as u64 + N as u64)
     }
 }
 

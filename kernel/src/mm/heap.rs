@@ -159,9 +159,8 @@ impl Heap {
         }
         let range = Self::mapped_range(self.large.lock().take(Self::mapped_len(pages)), pages);
         for address in range.clone().step_by(PAGE_SIZE) {
-            let mapped = POOL
-                .alloc_kernel(false)
-                .is_ok_and(|page| kernel_map::map_pages(address, [page].into_iter()).is_ok());
+            let mapped =
+                POOL.alloc_kernel(false).is_ok_and(|page| kernel_map::map_page(address, page).is_ok());
             if !mapped {
                 self.mapped_free(range.start, pages);
                 return null_mut();

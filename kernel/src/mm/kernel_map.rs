@@ -12,9 +12,10 @@ use crate::mm::heap::POOL;
 use crate::snp;
 use boot::{BOOT_MAP_SIZE, BootInfo, KERNEL_BASE};
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 use litebox_core::mm::{Page, PagePool};
 use litebox_core::platform::OutOfMemory;
-use spin::{Mutex, Once};
+use spin::Mutex;
 use x86_64::PhysAddr;
 use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
@@ -32,7 +33,8 @@ const LARGE: u64 = 2 << 20;
 const HUGE: u64 = 1 << 30;
 
 /// The physical address of the kernel's PML4.
-static ROOT: Once<u64> = Once::new();
+/// Physical address of the kernel's own page table; 0 before there is one.
+static ROOT: AtomicU64 = AtomicU64::new(0);
 /// Held while the upper half is changed.
 static LOCK: Mutex<()> = Mutex::new(());
 
@@ -188,7 +190,7 @@ pub fn init(info: &BootInfo) -> Result<(), OutOfMemory> {
         }
     }
     PerCpu::get().cr3.set(root);
-    ROOT.call_once(|| root);
+    ROOT.store(root, Ordering::Relaxed);
     for region in info.memory() {
         // The first MiB holds what firmware and VMM left there; and physical page 0 stays unused.
         let start = region.start.max(1 << 20);
@@ -221,7 +223,7 @@ pub unsafe fn switch_to(root: u64) {
 
 /// The physical address of the kernel's own page table, which maps nothing for user mode.
 pub fn root() -> u64 {
-    ROOT.get().copied().unwrap_or_default()
+    ROOT.load(Ordering::Relaxed)
 }
 
 /// Copies the upper half's entries into a new PML4.
@@ -259,20 +261,17 @@ pub fn map_shared(range: Range<u64>) -> Result<(), OutOfMemory> {
     }
 }
 
-/// Maps `pages` frames, one after the other, at `at`, where nothing is mapped.
-pub fn map_pages(at: u64, pages: impl Iterator<Item = Page>) -> Result<(), OutOfMemory> {
+/// Maps `page` at `at`, where nothing is mapped.
+pub fn map_page(at: u64, page: Page) -> Result<(), OutOfMemory> {
     let _guard = LOCK.lock();
-    for (i, page) in pages.enumerate() {
-        let virt = at + SMALL * i as u64;
-        let physical = page.frame_number() * SMALL;
-        // SAFETY: the caller names addresses of its own; the page becomes the mapping's.
-        unsafe { map(&mut Pool, root(), virt..virt + SMALL, physical, private(DATA), SMALL)? };
-        Page::into_raw(page);
-    }
+    let physical = page.frame_number() * SMALL;
+    // SAFETY: the caller names an address of its own; the page becomes the mapping's.
+    unsafe { map(&mut Pool, root(), at..at + SMALL, physical, private(DATA), SMALL)? };
+    Page::into_raw(page);
     Ok(())
 }
 
-/// Unmaps what [`map_pages`] has mapped (where nothing is mapped, nothing happens), and gives the frames back.
+/// Unmaps what [`map_page`] has mapped (where nothing is mapped, nothing happens), and gives the frames back.
 pub fn unmap_pages(range: Range<u64>) {
     let _guard = LOCK.lock();
     for at in range.step_by(SMALL as usize) {
@@ -284,7 +283,7 @@ pub fn unmap_pages(range: Range<u64>) {
             physical
         };
         tlb::flush(VirtAddr::new_truncate(at));
-        // SAFETY: `map_pages` put this reference there.
+        // SAFETY: `map_page` put this reference there.
         drop(unsafe { Page::from_raw(&POOL, physical / SMALL) });
     }
 }

@@ -35,11 +35,9 @@ impl KernelStack {
             })
         };
         let stack = KernelStack { slot };
-        let mut pages = Vec::with_capacity(PAGES);
-        for _ in 0..PAGES {
-            pages.push(POOL.alloc(false)?);
+        for at in (stack.bottom()..stack.top()).step_by(PAGE_SIZE) {
+            kernel_map::map_page(at, POOL.alloc(false)?)?;
         }
-        kernel_map::map_pages(stack.bottom(), pages.into_iter())?;
         Ok(stack)
     }
 

@@ -66,7 +66,7 @@ impl ConsoleDevice {
         Arc::new(ConsoleDevice {
             host,
             input_arrived,
-            termios: Mutex::new(default_termios()),
+            termios: Mutex::new(DEFAULT_TERMIOS),
             window: Mutex::new([rows, columns, 0, 0]),
             started: Timestamp::from_ns(host.realtime()),
         })
@@ -78,15 +78,12 @@ impl ConsoleDevice {
     }
 }
 
-/// `tty_std_termios` of Linux: cooked, 38400 baud, 8 bits.
-fn default_termios() -> [u8; TERMIOS_SIZE] {
-    const CONTROL: [u8; 19] = [3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22, 0, 0, 0];
-    let mut termios = [0; TERMIOS_SIZE];
-    let flags: [u32; 4] = [0o2400, 0o5, 0o277, 0o105073];
-    let bytes = flags.iter().flat_map(|word| word.to_ne_bytes()).chain([0]).chain(CONTROL);
-    termios.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
-    termios
-}
+/// `tty_std_termios` of Linux: cooked, 38400 baud, 8 bits. Four flag words (0o2400, 0o5, 0o277, 0o105073), little-endian; the line
+/// discipline; the control characters.
+const DEFAULT_TERMIOS: [u8; TERMIOS_SIZE] = [
+    0x00, 0x05, 0, 0, 0x05, 0, 0, 0, 0xbf, 0, 0, 0, 0x3b, 0x8a, 0, 0, 0, 3, 28, 127, 21, 4, 0, 1, 0, 17, 19,
+    26, 0, 18, 15, 23, 22, 0, 0, 0,
+];
 
 impl File for StreamFile {
     fn read_at(&self, _offset: u64, to: &mut dyn Sink) -> Result<usize> {

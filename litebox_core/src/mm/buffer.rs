@@ -43,7 +43,8 @@ pub trait Mappable: Send + Sync {
     /// ENXIO: beyond the end of the file (SIGBUS).
     fn page(&self, index: u64, write: bool) -> Result<Page>;
 
-    /// Pages that are at hand and clean around `index`, to map with it: calls `each` with index and page.
+    /// Pages that are at hand and clean around `index`, to map with it: calls `each`, which may allocate memory and does not come back to the
+    /// object, with index and page.
     fn cached(&self, first: u64, count: u64, each: &mut dyn FnMut(u64, Page)) {
         let _ = (first, count, each);
     }

@@ -1,11 +1,10 @@
 //! Page faults: demand paging, large pages, copy on write, stacks that grow.
 
+use super::Mappable;
 use super::area::{Area, AreaFlags, Backing};
 use super::map::{Mm, State};
-use super::{Mappable, Page};
 use crate::errno::Errno;
 use crate::platform::{Access, LARGE_PAGE_SIZE, OutOfMemory, PAGE_SIZE, PageTable, Platform, Prot};
-use alloc::sync::Arc;
 use core::ops::Range;
 
 /// A fault that cannot be resolved.
@@ -97,18 +96,17 @@ impl<P: Platform> Mm<P> {
             Backing::Anonymous => {
                 let (prot, range, huge) =
                     (area.prot, start..area.end, !area.flags.contains(AreaFlags::NO_HUGE));
-                self.fault_anonymous(state, at, prot, range, huge)
+                self.fault_anonymous(&mut state.table, at, prot, range, huge)
             }
             Backing::Object { object, .. } => {
-                let (object, area) = (object.clone(), area.clone());
-                self.fault_object(state, at, access, start, &area, &object)
+                self.fault_object(&mut state.table, at, access, start, area, &**object)
             }
         }
     }
 
     fn fault_anonymous(
         &self,
-        state: &mut State<P>,
+        table: &mut P::PageTable,
         at: usize,
         prot: Prot,
         range: Range<usize>,
@@ -121,24 +119,24 @@ impl<P: Platform> Mm<P> {
             && large >= range.start
             && range.end.saturating_sub(large) >= LARGE_PAGE_SIZE
             && roomy()
-            && state.table.large_slot_is_empty(at)
+            && table.large_slot_is_empty(at)
             && let Some(page) = pool.alloc_large(true)
         {
-            state.table.map_large(large, page, prot)?;
+            table.map_large(large, page, prot)?;
             return Ok(());
         }
-        state.table.map(at, pool.alloc(true)?, prot)?;
+        table.map(at, pool.alloc(true)?, prot)?;
         Ok(())
     }
 
     fn fault_object(
         &self,
-        state: &mut State<P>,
+        table: &mut P::PageTable,
         at: usize,
         access: Access,
         start: usize,
         area: &Area,
-        object: &Arc<dyn Mappable>,
+        object: &dyn Mappable,
     ) -> Result<(), FaultError> {
         let index = area.offset(start, at) / PAGE_SIZE as u64;
         let write = access.contains(Prot::WRITE);
@@ -147,43 +145,35 @@ impl<P: Platform> Mm<P> {
         if write && !shared {
             let copy = self.platform.pages().alloc(false)?;
             copy.copy_from(&page);
-            state.table.map(at, copy, area.prot)?;
+            table.map(at, copy, area.prot)?;
             return Ok(());
         }
         // A store to a clean page faults once more: a private one is copied then, a shared object learns of it.
         let prot = if write { area.prot } else { area.prot - Prot::WRITE };
-        state.table.map(at, page, prot)?;
+        table.map(at, page, prot)?;
         if !write {
-            self.map_around(state, at, start, area, &**object);
+            Self::map_around(table, at, start, area, object);
         }
         Ok(())
     }
 
     /// Maps neighbours that the object has at hand. Best effort.
-    fn map_around(&self, state: &mut State<P>, at: usize, start: usize, area: &Area, object: &dyn Mappable) {
+    fn map_around(table: &mut P::PageTable, at: usize, start: usize, area: &Area, object: &dyn Mappable) {
         let window = at & !(FAULT_AROUND * PAGE_SIZE - 1);
         let from = window.max(start);
         let to = window.saturating_add(FAULT_AROUND * PAGE_SIZE).min(area.end);
         let first = area.offset(start, from) / PAGE_SIZE as u64;
         let count = ((to - from) / PAGE_SIZE) as u64;
         let prot = area.prot - Prot::WRITE;
-        let mut found: [Option<(u64, Page)>; FAULT_AROUND] = [const { None }; FAULT_AROUND];
-        let mut slots = found.iter_mut();
         object.cached(first, count, &mut |index, page| {
-            if let Some(slot) = slots.next() {
-                *slot = Some((index, page));
+            // What the object says is checked: a page elsewhere would be outside of the area.
+            let Some(delta) = index.checked_sub(first).filter(|&delta| delta < count) else { return };
+            let address = from + delta as usize * PAGE_SIZE;
+            if address != at && table.query(address).is_none() {
+                // Without memory for a table it is mapped when it is touched.
+                let _ = table.map(address, page, prot);
             }
         });
-        for (index, page) in found.into_iter().flatten() {
-            let Some(delta) = index.checked_sub(first).filter(|&d| d < count) else { continue };
-            let address = from + delta as usize * PAGE_SIZE;
-            if address != at
-                && state.table.query(address).is_none()
-                && state.table.map(address, page, prot).is_err()
-            {
-                return;
-            }
-        }
     }
 
     /// Extends the stack above `at` down to it.
@@ -206,7 +196,7 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Touches every page of a range, as far as that goes (`MAP_POPULATE`, `MADV_POPULATE_*`, `mlock`).
-    pub(super) fn populate(&self, range: Range<usize>, prot: Prot) {
+    pub fn populate(&self, range: Range<usize>, prot: Prot) {
         let access = if prot.contains(Prot::WRITE) { Prot::WRITE } else { Prot::READ };
         for at in range.step_by(PAGE_SIZE) {
             if self.handle_fault(at, access).is_err() {

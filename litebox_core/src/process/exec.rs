@@ -195,6 +195,8 @@ impl<P: Platform> Loader<'_, P> {
             let tail = anonymous.min(end).saturating_sub(file_end);
             if segment.permissions.write && tail > 0 {
                 self.mm.activate();
+                // Touched here, the page need not fault in the copy.
+                self.mm.populate(anonymous - PAGE_SIZE..anonymous, Prot::WRITE);
                 if self.mm.fill_partial(file_end, 0, anonymous - file_end) < tail {
                     return Err(ExecError::not_executable("a segment of it cannot be loaded"));
                 }
@@ -259,7 +261,7 @@ fn build<P: Platform>(
     let platform = process.platform();
     let fs = process.fs.lock().clone();
     let mut file = Executable::open(&fs, path)?;
-    let mut args = args.to_vec();
+    let mut args = Cow::Borrowed(args);
     let mut scripts = 0;
     while let Some((interpreter, argument)) = script(&file.read(0, SCRIPT_LINE)?)? {
         scripts += 1;
@@ -270,7 +272,7 @@ fn build<P: Platform>(
             });
         }
         // argv[0] gives way to the interpreter, its argument, and the script's path.
-        let rest = args.split_off(1.min(args.len()));
+        let rest = args.iter().skip(1).cloned();
         args = core::iter::once(interpreter.clone())
             .chain(argument)
             .chain([file.path.clone()])
@@ -335,6 +337,7 @@ fn build<P: Platform>(
     let auxv = auxv.get(..count).unwrap_or_default();
     let image = InitialStack { args: &args, env, path, random: random(platform), auxv }.build(stack.end)?;
     mm.activate();
+    mm.populate(image.rsp / PAGE_SIZE * PAGE_SIZE..stack.end, Prot::WRITE);
     if mm.write_partial(image.rsp, &image.bytes) != image.bytes.len() {
         return Err(Errno::E2BIG.into());
     }

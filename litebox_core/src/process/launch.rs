@@ -49,7 +49,8 @@ pub fn launch<P: Platform>(platform: &'static P, manifest: &Manifest) -> ! {
         Ok(ready) => ready,
         Err(failure) => platform.power_off(failure.status, format_args!("{}", failure.why)),
     };
-    let status = run(thread, registers);
+    // One reference is kept: what the workload had need not be given back by a machine that ends.
+    let status = run(thread.clone(), registers);
     platform.power_off(status, format_args!(""))
 }
 
@@ -98,7 +99,7 @@ fn prepare<P: Platform>(
 /// The workload's process, without a program.
 fn process<P: Platform>(platform: &'static P, manifest: &Manifest) -> Result<Arc<Process<P>>, Failure> {
     let lower = image(platform, manifest)?;
-    let processes = Arc::new(Processes::new(manifest.hostname.clone().into_bytes()));
+    let processes = Arc::new(Processes::new(manifest.hostname.clone()));
     let streams = namespace::StandardStreams {
         tty: [manifest.stdin, manifest.stdout, manifest.stderr].map(|kind| kind == StreamKind::Tty),
         window: manifest.winsize,
@@ -121,7 +122,7 @@ fn process<P: Platform>(platform: &'static P, manifest: &Manifest) -> Result<Arc
             })?;
     }
     let fds = space.standard_streams().map_err(Failure::launch)?;
-    let system = System::new(space.mounts.clone(), manifest.hostname.clone().into_bytes());
+    let system = System::new(space.mounts.clone(), manifest.hostname.clone());
     let identity = Identity { pid: PID, ppid: 0, pgid: PID, sid: PID };
     let empty = Mm::new(platform).map_err(Failure::launch)?;
     let process = Process::new(platform, system, identity, fds, fs, empty);

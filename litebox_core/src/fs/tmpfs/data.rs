@@ -60,7 +60,8 @@ impl Data {
 
     /// Blocks of 512 bytes that it takes, the lower's included.
     pub(super) fn blocks(&self) -> u64 {
-        let beyond = self.pages.range(self.lower_pages..).count() as u64;
+        // Without own pages there are none beyond the lower's.
+        let beyond = if self.own == 0 { 0 } else { self.pages.range(self.lower_pages..).count() as u64 };
         (self.lower_pages + beyond) * (PAGE_SIZE as u64 / 512)
     }
 
@@ -108,11 +109,6 @@ impl Data {
         {
             self.own -= 1;
         }
-    }
-
-    /// Whether page `index` is cached.
-    pub(super) fn holds(&self, index: u64) -> bool {
-        self.pages.contains_key(&index)
     }
 
     /// Whether page `index` would show the lower if it were not cached.

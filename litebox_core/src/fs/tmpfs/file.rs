@@ -26,23 +26,19 @@ impl Node {
                 Found::Page(page) => return Ok(Some(page)),
                 Found::Hole => return Ok(None),
                 Found::Lower(id, count) => {
-                    let mut pages = Vec::new();
+                    let mut pages = Vec::with_capacity(count);
                     self.fs.lower()?.pages(id, index, count, &mut pages)?;
                     if pages.is_empty() {
                         return Err(Errno::EIO);
                     }
                     let mut state = self.state.lock();
-                    let page = pages.first().cloned();
                     state.data()?.insert_clean(index, pages);
                     let listed = core::mem::replace(&mut state.in_clean_list, true);
                     drop(state);
                     if !listed {
                         self.fs.clean.lock().push_back(self.weak());
                     }
-                    // Looked up again only when the file was cut meanwhile, which the loop finds out.
-                    if self.state.lock().data()?.holds(index) {
-                        return Ok(page);
-                    }
+                    // Looked up again: the file may have been cut meanwhile.
                 }
             }
         }
