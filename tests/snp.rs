@@ -75,7 +75,9 @@ fn programs_run_as_in_a_plain_machine() {
             });
         }
     }
-    for (source, link) in [("hello.c", Link::StaticGlibc), ("wild.c", Link::StaticGlibc)] {
+    for (source, link) in
+        [("hello.c", Link::StaticGlibc), ("wild.c", Link::StaticGlibc), ("battery.c", Link::StaticMusl)]
+    {
         if let Some(elf) = needs(source, build::c(source, link)) {
             let program = Program::elf(elf);
             suite.check(program.line(), move || {

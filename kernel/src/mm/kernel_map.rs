@@ -221,6 +221,14 @@ pub unsafe fn switch_to(root: u64) {
     unsafe { core::arch::asm!("mov cr3, {}", in(reg) root | c_bit(), options(nostack, preserves_flags)) };
 }
 
+/// Forgets all translations but the kernel's own, which are global.
+pub fn flush_all() {
+    // SAFETY: loads CR3 with what it holds. Not the `x86_64` crate's, whose addresses have no C-bit.
+    unsafe {
+        core::arch::asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack, preserves_flags));
+    }
+}
+
 /// The physical address of the kernel's own page table, which maps nothing for user mode.
 pub fn root() -> u64 {
     ROOT.load(Ordering::Relaxed)

@@ -103,7 +103,7 @@ impl Flush {
                     tlb::flush(VirtAddr::new_truncate(at as u64));
                 }
             } else {
-                tlb::flush_all();
+                kernel_map::flush_all();
             }
         }
         self.count = 0;
