@@ -106,9 +106,7 @@ impl Chip {
             family: 0x19,
             model: 0x01,
             stepping: 0x01,
-            platform_info: PlatformInfo::SMT
-                .union(PlatformInfo::ECC)
-                .union(PlatformInfo::ALIAS_CHECK_COMPLETE),
+            platform_info: PlatformInfo::ECC.union(PlatformInfo::ALIAS_CHECK_COMPLETE),
             current_version: version,
             committed_version: version,
             current_tcb: tcb,

@@ -19,7 +19,18 @@ compile_error!("messages and reports are little-endian, and are written in place
 
 extern crate alloc;
 
+pub mod certificates;
 pub mod chip;
+pub mod derived_key;
+pub mod guest;
 pub mod hierarchy;
+pub mod message;
+pub mod policy;
 pub mod report;
+pub mod report_request;
+pub mod status;
+pub mod tsc_info;
 pub mod verify;
+
+/// Bytes of a page: of requests, responses and secrets.
+pub const PAGE_SIZE: usize = 4096;
