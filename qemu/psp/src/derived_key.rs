@@ -256,7 +256,8 @@ mod tests {
                 assert_eq!(differ, fields & field.bits() != 0, "{field:?} in {fields:#x}");
             }
         }
-        let named: [(FieldSelect, fn(&mut KeyRequest)); 2] = [
+        type Change = fn(&mut KeyRequest);
+        let named: [(FieldSelect, Change); 2] = [
             (FieldSelect::GUEST_SVN, |request| request.guest_svn = 3.into()),
             (FieldSelect::TCB_VERSION, |request| request.tcb_version[7] = 200),
         ];
