@@ -36,6 +36,47 @@ fn odd_arguments_get_the_answers_that_linux_gives() {
     assert_eq!(Program::elf(elf).guest().expect(0, expected.expect("read the answers")), Ok(()));
 }
 
+/// What user mode does with instructions, flags and registers ends the program as on Linux, and nothing else.
+#[test]
+fn the_processor_is_no_way_in() {
+    let Some(elf) = needs("processor.c", build::c("processor.c", Link::StaticGlibc)) else { return };
+    const TRAP: i32 = 128 + 5;
+    const BUS: i32 = 128 + 7;
+    const FPE: i32 = 128 + 8;
+    const SEGV: i32 = 128 + 11;
+    const XFSZ: i32 = 128 + 25;
+    let mut suite = Suite::new("processor");
+    for (what, number, status, stdout) in [
+        ("trap-flag", "", TRAP, ""),
+        ("trap-syscall", "", TRAP, ""),
+        ("mov-ss", "", TRAP, ""),
+        ("mov-ss-int3", "", TRAP, ""),
+        ("flags", "", 0, "1 244602\n"),
+        ("nested-iret", "", SEGV, ""),
+        ("stack", "", 0, ""),
+        ("kernel-stack", "", SEGV, ""),
+        ("end", "", SEGV, ""),
+        ("segments", "", 0, "alive\n"),
+        ("swapgs", "", SEGV, ""),
+        ("sysret", "", SEGV, ""),
+        ("msr", "", SEGV, ""),
+        ("int", "2", SEGV, ""),
+        ("int", "14", SEGV, ""),
+        ("int", "32", SEGV, ""),
+        ("far", "8", SEGV, ""),
+        ("align", "", 0, "33\n"),
+        ("fpu", "", FPE, ""),
+        ("vectors", "", 0, "kept\n"),
+        ("truncated", "0", BUS, ""),
+        ("truncated", "1", BUS, ""),
+        ("file-size", "", XFSZ, "3\n"),
+    ] {
+        let program = Program::elf(&elf).args([what, number]);
+        suite.check(program.line(), move || program.guest().expect(status, stdout));
+    }
+    suite.run();
+}
+
 /// Whatever is used up, the program gets an error or is killed (137), and the kernel lives.
 #[test]
 fn what_is_used_up_ends_the_program_at_most() {

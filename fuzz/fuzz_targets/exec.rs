@@ -36,7 +36,7 @@ fn run(file: &[u8]) {
         }
         let strings = [b"program".to_vec(), Vec::new(), b"A=b".to_vec()];
         let (args, env) = strings.split_at(2);
-        let memory = Arc::new(Mm::new(machine).expect("a machine with memory"));
+        let memory = Mm::new(machine).expect("a machine with memory");
         let started = execute(&thread.process, memory, 1, PROGRAM, args, env, ThreadSignals::default());
         if let Ok((thread, registers)) = started {
             thread.bind();

@@ -42,6 +42,9 @@ pub fn user_exit(reason: u64) -> UserExit {
     #[allow(clippy::match_overlapping_arm)] // The range is what is left of the exceptions.
     match reason {
         entry::SYSCALL => UserExit::Syscall,
+        // Not an access of user mode's, and so nothing that a mapping could mend: QEMU before 9.1 makes far returns with the kernel's rights, which
+        // SMAP forbids. Taken for a page fault it would come back for ever.
+        PAGE_FAULT if cpu.error_code() & 1 << 2 == 0 => UserExit::Exception(Exception::Protection),
         PAGE_FAULT => {
             let error = cpu.error_code();
             let access = match error {
