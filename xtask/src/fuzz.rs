@@ -17,6 +17,10 @@ const PATIENCE: u32 = 25;
 /// A target that takes more memory has a finding, in MiB.
 const MEMORY: u32 = 2048;
 
+const NIGHTLY: &str = "a nightly Rust";
+const CARGO_FUZZ: &str = "cargo-fuzz";
+const CPP: &str = "a C++ compiler";
+
 /// What a run of a target gave.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
@@ -38,9 +42,12 @@ pub fn directory() -> PathBuf {
 pub fn missing() -> Option<&'static str> {
     let works = |mut command: Command| command.output().is_ok_and(|output| output.status.success());
     if !works(nightly(&["--version"])) {
-        Some("a nightly Rust")
+        Some(NIGHTLY)
     } else if !works(nightly(&["fuzz", "--version"])) {
-        Some("cargo-fuzz")
+        Some(CARGO_FUZZ)
+    } else if host::find_program("c++").is_none() {
+        // libFuzzer comes as source.
+        Some(CPP)
     } else {
         None
     }
@@ -69,12 +76,7 @@ fn try_fuzz(args: &Fuzz) -> Result<usize> {
         targets.iter().for_each(|target| println!("{target}"));
         return Ok(0);
     }
-    if !nightly(&["--version"]).output().is_ok_and(|output| output.status.success()) {
-        install::rust_nightly()?;
-    }
-    if missing().is_some() {
-        install::cargo_command("cargo-fuzz")?;
-    }
+    install_what_is_missing()?;
     eprintln!("xtask: building {}", count(targets.len(), "fuzz target"));
     let mut build = nightly(&["fuzz", "build"]);
     if let Some(target) = &args.target {
@@ -98,6 +100,19 @@ fn try_fuzz(args: &Fuzz) -> Result<usize> {
     let failed = outcomes.iter().filter(|outcome| !outcome.success).count();
     println!("{} passed, {failed} failed", outcomes.len() - failed);
     Ok(failed)
+}
+
+fn install_what_is_missing() -> Result<()> {
+    // Each in its turn: what is missing next shows when the one before is there.
+    for _ in 0..3 {
+        match missing() {
+            None => return Ok(()),
+            Some(NIGHTLY) => install::rust_nightly()?,
+            Some(CARGO_FUZZ) => install::cargo_command("cargo-fuzz")?,
+            Some(_) => install::apt(&["g++"], "libFuzzer is compiled by a C++ compiler, and there is none")?,
+        }
+    }
+    missing().map_or(Ok(()), |what| bail!("{what} was installed and cannot be run"))
 }
 
 fn targets() -> Result<Vec<String>> {
