@@ -28,6 +28,9 @@ pub struct CpuidTable {
     leaves: Vec<Leaf>,
 }
 
+/// What QEMU's translator says of itself in leaf 0x4000_0000, EBX to EDX: "TCGTCGTCGTCG".
+const TRANSLATOR: [u32; 3] = [0x5447_4354, 0x4354_4743, 0x4743_5447];
+
 /// The leaf of memory encryption.
 pub const SEV: u32 = 0x8000_001f;
 /// SME, SEV and below: SEV, ES, SNP; bit 1 is SEV.
@@ -40,6 +43,8 @@ impl CpuidTable {
         // Linux takes leaf 0xD from the page only with XSAVEC or XSAVES in it, which every SNP machine has and QEMU's CPU has not: then there is no
         // XSAVE at all.
         let xsave = cpuid(0, 0)[0] >= 0xd && cpuid(0xd, 1)[0] & 0xa != 0;
+        // The translator of QEMU 7.2 mixes up the flags at CMPXCHG16B: an interrupt after it changes DF, NT, AC and others.
+        let translated = cpuid(0x4000_0000, 0)[1..] == TRANSLATOR;
         let mut add = |leaf: u32, subleaf: u32| {
             let mut value = cpuid(leaf, subleaf);
             let [eax, ebx, ecx, edx] = &mut value;
@@ -49,6 +54,9 @@ impl CpuidTable {
                     // MONITOR, PCID, x2APIC stays, TSC deadline; OSXSAVE follows the guest's CR4.
                     *ecx &= !(1 << 3 | 1 << 17 | 1 << 24 | 1 << 27);
                     *ecx |= 1 << 31 | 1 << 21;
+                    if translated {
+                        *ecx &= !(1 << 13);
+                    }
                     if !xsave {
                         // XSAVE, and what needs it: AVX, F16C, FMA.
                         *ecx &= !(1 << 26 | 1 << 28 | 1 << 29 | 1 << 12);

@@ -274,6 +274,8 @@ pub mod exit {
     pub const PAGE_NOT_VALIDATED: u64 = 0x404;
     /// The state is not one to run.
     pub const INVALID: u64 = u64::MAX;
+    /// [`INVALID`] as QEMU writes it: 32 bits.
+    pub const INVALID_QEMU: u64 = u32::MAX as u64;
 }
 
 /// Bits of EFER.

@@ -178,6 +178,9 @@ pub trait Psp: Send {
     fn certificate_table(&self) -> Vec<u8>;
 }
 
+/// Bits of RFLAGS that exist (AMD APM volume 2, section 3.1.6), and the one that is always set.
+const RFLAGS_DEFINED: u64 = 0x3f_7fd7;
+
 /// [`State::Starting`] with the VMSA of the launch.
 pub const FIRST_VMSA: u64 = u64::MAX;
 
@@ -387,6 +390,11 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
     pub fn exit(&mut self, cpu: usize, vmcb: &mut Vmcb, registers: &mut Registers) -> Next {
         let code = vmcb.exit_code;
         *self.counters.exits.entry(code).or_default() += 1;
+        if vmcb.rflags & !RFLAGS_DEFINED != 0 {
+            return Next::End(Ending::Limit(
+                "QEMU's CPU has lost the guest's flags, as that of version 7.2 does after CMPXCHG16B",
+            ));
+        }
         self.take_back_interrupts(cpu, vmcb);
         match code {
             exit::INTR | exit::NMI => Next::Run,
@@ -418,7 +426,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             | exit::WRITE_DR7 => self.vc(cpu, vmcb, code),
             exit::INVLPGA | exit::VMRUN | exit::VMLOAD..=exit::SKINIT => Self::fault(vmcb, 6, None),
             exit::SHUTDOWN => Next::End(Ending::Shutdown { rip: vmcb.rip, cr2: vmcb.cr2 }),
-            exit::INVALID => Next::End(Ending::BadState),
+            exit::INVALID | exit::INVALID_QEMU => Next::End(Ending::BadState),
             code => Next::End(Ending::Unexpected { code, rip: vmcb.rip }),
         }
     }
