@@ -19,6 +19,9 @@ pub trait Hardware {
     /// Gives the real APIC of the CPU that calls this logical id and format (LDR and DFR): a device's message is addressed with what the
     /// guest chose, and no one but the real APICs can tell whom it means.
     fn logical_id(&mut self, ldr: u32, dfr: u32);
+    /// Lets the 8259's interrupts in, or holds them back: one that is taken while the guest programs the 8259 has a vector that is not
+    /// the guest's.
+    fn pass_external(&mut self, pass: bool);
     /// Returns when no other CPU uses a nested translation from before the call.
     fn shoot_down(&mut self, cpu: usize);
     /// Writes bytes on the channel to the launcher.

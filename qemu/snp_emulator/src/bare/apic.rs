@@ -45,10 +45,15 @@ pub fn in_service(vector: u8) -> bool {
     read(ISR + usize::from(vector / 32) * 16) >> (vector % 32) & 1 != 0
 }
 
+/// Whether this CPU takes the 8259's interrupts.
+pub fn pass_external(pass: bool) {
+    write(LVT_LINT0, if pass { 0x700 } else { 0x1_0000 });
+}
+
 /// Switches the APIC on. The first CPU passes the 8259's interrupts on.
 pub fn enable(first: bool) {
     write(SVR, 0x100 | u32::from(SPURIOUS));
-    write(LVT_LINT0, if first { 0x700 } else { 0x1_0000 });
+    pass_external(first);
     write(LVT_LINT1, 0x400);
     write(DIVIDE, 0xb);
     write(LVT_TIMER, u32::from(TIMER));

@@ -81,6 +81,10 @@ impl Hardware for Real {
         apic::set_logical_id(ldr, dfr);
     }
 
+    fn pass_external(&mut self, pass: bool) {
+        apic::pass_external(pass);
+    }
+
     fn shoot_down(&mut self, cpu: usize) {
         for (other, flag) in IN_GUEST.iter().enumerate().filter(|&(other, _)| other != cpu) {
             if flag.load(Ordering::SeqCst) {

@@ -123,8 +123,14 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
                 let offset = (gpa & 0xff0) as u32;
                 let Some(this) = self.cpus.get_mut(cpu) else { return };
                 let before = this.apic.logical_id();
+                let passed = this.apic.accepts_external();
                 let effect = this.apic.write(offset, value as u32, now);
                 let (ldr, dfr) = this.apic.logical_id();
+                let pass = this.apic.accepts_external();
+                // The 8259 is the first CPU's.
+                if cpu == 0 && pass != passed {
+                    self.hardware.pass_external(pass);
+                }
                 if (ldr, dfr) != before {
                     self.hardware.logical_id(ldr, dfr);
                 }
