@@ -10,7 +10,7 @@ pub const MAX: usize = 64;
 const HEADER: usize = 16;
 const ENTRY: usize = 48;
 
-/// Leaf of memory encryption: EBX[5:0] is the position of the C-bit.
+/// Leaf of memory encryption: EBX bits 5 to 0 is the position of the C-bit.
 const ENCRYPTION: u32 = 0x8000_001f;
 /// Extended state.
 const XSTATE: u32 = 0xd;
