@@ -56,7 +56,7 @@ impl Program {
         Self { rootfs: Some(rootfs.as_ref().into()), ..Self::elf(Path::new(path.as_ref())) }
     }
 
-    /// More arguments, after argv[0].
+    /// More arguments, after `argv[0]`.
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().into()));
         self

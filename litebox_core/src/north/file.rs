@@ -226,7 +226,7 @@ pub fn write_at<F: Files + ?Sized>(
     write(&mut Part { whole: from, left })
 }
 
-/// The same as [`write`] for an open file description.
+/// The same as [`write`](fn@write) for an open file description.
 pub fn write_open<F: Files + ?Sized>(files: &F, file: &OpenFile, from: &mut dyn Source) -> Result<usize> {
     let mut done = 0;
     loop {
