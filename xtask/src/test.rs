@@ -76,9 +76,13 @@ impl Suite<'_> {
         let target = ["-p", "kernel", "--release", "--target", kernel::TARGET];
         let with = |first: &[&str], last: &[&str]| cargo(&[first, &target, last].concat());
         self.step("kernel-clippy", &mut with(&["clippy", "-q"], &["--", "-D", "warnings"]));
+        // The PSP by itself too: what another crate turns on must not be what makes it build there.
+        let psp = ["clippy", "-q", "-p", "test_psp", "--release", "--target", kernel::TARGET];
+        self.step("psp-clippy", &mut cargo(&[&psp[..], &["--", "-D", "warnings"]].concat()));
         let emulator = ["clippy", "-q", "-p", "snp_emulator", "--release", "--target", kernel::TARGET];
         self.step("emulator-clippy", &mut cargo(&[&emulator[..], &["--", "-D", "warnings"]].concat()));
-        self.check("kernel-dependencies", kernel_dependencies);
+        self.check("kernel-dependencies", || bare_dependencies("kernel"));
+        self.check("emulator-dependencies", || bare_dependencies("snp_emulator"));
         self.check("kernel-size", kernel_size);
     }
 
@@ -232,20 +236,22 @@ const STEPS: &[&str] = &[
     "rustdoc",
     "unit",
     "kernel-clippy",
+    "psp-clippy",
     "emulator-clippy",
     "kernel-dependencies",
+    "emulator-dependencies",
     "kernel-size",
     "miri",
     "fuzz",
     "e2e",
 ];
 
-/// Nothing that needs an operating system may be in the kernel.
-fn kernel_dependencies() -> Result<String, String> {
+/// Nothing that needs an operating system may be in what boots on bare metal.
+fn bare_dependencies(package: &str) -> Result<String, String> {
     let tree = host::output_of(&mut cargo(&[
         "tree",
         "-p",
-        "kernel",
+        package,
         "--target",
         kernel::TARGET,
         "-e",
@@ -257,7 +263,7 @@ fn kernel_dependencies() -> Result<String, String> {
     ]))
     .ok_or("cargo tree failed")?;
     match tree.lines().find(|line| is_hosted(line)) {
-        Some(line) => Err(format!("the kernel depends on {line}")),
+        Some(line) => Err(format!("{package} depends on {line}")),
         None => Ok(format!("{} crates, none of them needs an operating system", tree.lines().count())),
     }
 }

@@ -29,3 +29,39 @@ pub trait Hardware {
     /// Random bits.
     fn random(&mut self) -> u64;
 }
+
+#[cfg(test)]
+#[allow(missing_docs)]
+pub mod testing {
+    use super::*;
+
+    /// A machine underneath without devices, on which time stands still.
+    #[derive(Default)]
+    pub struct NoDevices;
+
+    impl Hardware for NoDevices {
+        fn port_in(&mut self, _: u16, _: u8) -> u32 {
+            !0
+        }
+        fn port_out(&mut self, _: u16, _: u8, _: u32) {}
+        fn mmio_read(&mut self, _: u64, _: u8) -> u64 {
+            !0
+        }
+        fn mmio_write(&mut self, _: u64, _: u8, _: u64) {}
+        fn tsc(&self) -> u64 {
+            0
+        }
+        fn cpuid(&self, leaf: u32, _: u32) -> [u32; 4] {
+            // As many leaves as the machine asks for first.
+            [if leaf == 0x8000_0000 { 0x8000_001f } else { 0x1f }, 0, 0, 0]
+        }
+        fn kick(&mut self, _: usize) {}
+        fn logical_id(&mut self, _: u32, _: u32) {}
+        fn pass_external(&mut self, _: bool) {}
+        fn shoot_down(&mut self, _: usize) {}
+        fn report(&mut self, _: &[u8]) {}
+        fn random(&mut self) -> u64 {
+            4
+        }
+    }
+}

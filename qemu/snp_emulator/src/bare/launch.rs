@@ -4,16 +4,15 @@ use super::machine::TheMachine;
 use super::options::Options;
 use super::start_info::StartInfo;
 use super::{fw_cfg, pages};
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 use litebox_igvm::profile::HostProfile;
 use snp_emulator::ending::Ending;
-use snp_emulator::hardware::Hardware;
 use snp_emulator::load::igvm::Environment;
+use snp_emulator::load::launch::{Launch, Platform};
 use snp_emulator::load::linux::{E820, Linux, place, setup_size};
 use snp_emulator::memory::Ram;
-use snp_emulator::vm::{FIRST_VMSA, State};
 
 /// Where a PC has ROMs; the guest gets RAM of the emulator's there.
 const ROMS: (u64, u64) = (0xc_0000, 0x4_0000);
@@ -40,21 +39,11 @@ pub fn load(machine: &mut TheMachine, info: &StartInfo, home: u64, options: &Opt
     let Some(kernel) = fw_cfg::find("opt/org.litebox/kernel") else {
         return Err(failed("the launcher gave neither an IGVM file nor a kernel"));
     };
-    linux(machine, info, &ram, options, kernel)?;
-    if let Some(first) = machine.cpus.first_mut() {
-        first.state = State::Starting { vmsa: FIRST_VMSA };
-    }
-    Ok(())
+    linux(machine, info, &ram, options, kernel)
 }
 
-/// The secrets page: version 3, and a key for each VMPL (SNP firmware ABI, table 71).
-fn secrets(machine: &mut TheMachine) -> [u8; 4096] {
-    let mut page = [0; 4096];
-    page[0] = 3;
-    for word in page[0x20..0xa0].chunks_exact_mut(8) {
-        word.copy_from_slice(&machine.hardware.random().to_le_bytes());
-    }
-    page
+fn platform(options: &Options) -> Platform {
+    Platform::new(options.report_version, options.seed)
 }
 
 fn igvm(
@@ -65,11 +54,10 @@ fn igvm(
 ) -> Result<(), Ending> {
     let profile = HostProfile::from_name(&options.host).ok_or_else(|| failed("no such host profile"))?;
     let memory: Vec<(u64, u64)> = ram.iter().filter(|r| r.2 == E820::Usable).map(|r| (r.0, r.1)).collect();
-    let secrets = secrets(machine);
     let mut environment = Environment {
         profile,
         memory: &memory,
-        secrets: &secrets,
+        platform: platform(options),
         more_memory: &mut |size| Some(pages((size >> 12) as usize)),
     };
     snp_emulator::load::igvm::load(machine, file, &mut environment)
@@ -132,31 +120,18 @@ fn linux(
     }
     machine.validate_range(LOW_END - 0x1000, 0x1000);
     machine.validate_range(ROMS.0, ROMS.1);
-    // The root pointer is in a ROM, which the guest does not see: a copy goes beside the other pages.
-    let rsdp = place::SETUP_DATA + 0x800;
-    let line: String = options.append.clone();
-    let setup = setup.get(..size).unwrap_or_default();
-    let initrd = (if initrd_size == 0 { 0 } else { initrd_at }, initrd_size);
+    // The root pointer is in a ROM, which the guest does not see: it gets a copy.
+    // SAFETY: the firmware's table, 36 bytes, mapped one to one.
+    let root = (info.rsdp != 0).then(|| unsafe { (info.rsdp as *const [u8; 36]).read_unaligned() });
     let description = Linux {
-        setup,
-        command_line: &line,
-        initrd,
+        setup: setup.get(..size).unwrap_or_default(),
+        command_line: &options.append,
+        kernel_size: protected.into(),
+        initrd: (if initrd_size == 0 { 0 } else { initrd_at }, initrd_size),
         memory: ram,
-        rsdp: if info.rsdp == 0 { 0 } else { rsdp },
+        root,
         c_bit: options.c_bit,
     };
-    for (gpa, mut page) in description.pages().map_err(|why| failed(why.words()))? {
-        if gpa == place::SETUP_DATA && info.rsdp != 0 {
-            // SAFETY: the firmware's table, 36 bytes, mapped one to one.
-            let root = unsafe { (info.rsdp as *const [u8; 36]).read_unaligned() };
-            page[0x800..0x824].copy_from_slice(&root);
-        }
-        machine.launch_page(gpa, &page);
-    }
-    let cpuid = machine.cpuid.page();
-    machine.launch_page(place::CPUID, &cpuid);
-    let secrets = secrets(machine);
-    machine.launch_page(place::SECRETS, &secrets);
-    machine.first_vmsa = description.vmsa();
-    Ok(())
+    let launch = Launch::start(&platform(options), machine.policy)?;
+    description.load(machine, launch)
 }

@@ -101,7 +101,7 @@ impl Hardware for Real {
     }
 
     fn random(&mut self) -> u64 {
-        // Test keys, not secrets: mixed from the clock unless a seed was given.
+        // Test keys, not secrets.
         self.random = self.random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
         self.random ^ self.random >> 29
     }
@@ -191,8 +191,7 @@ pub fn new(info: &StartInfo, home: u64, options: &Options, cpus: u32) -> TheMach
         info.regions().iter().filter(|r| r.start + r.size <= 0xc000_0000).map(|r| r.start + r.size).max();
     let low_end = low_end.unwrap_or(0);
     let memory = Identity { ends: (low_end, high_end) };
-    let seed = if options.seed == 0 { apic::tsc() } else { options.seed };
-    let mut hardware = Real { random: seed };
+    let mut hardware = Real { random: options.seed };
     let config = Config {
         c_bit: options.c_bit,
         sev_features: features::SNP | options.features,

@@ -1,6 +1,7 @@
 //! What the launcher wants: lines of `key=value` in a fw_cfg item.
 
 use alloc::string::{String, ToString};
+use test_psp::report::ReportVersion;
 
 /// The port of the channel to the launcher (`isa-debugcon`).
 pub const CHANNEL: u16 = 0x5f0;
@@ -18,8 +19,10 @@ pub struct Options {
     pub trace: bool,
     /// End the run where KVM would convert a page.
     pub strict: bool,
-    /// Seed of keys; 0: random.
+    /// Seed of keys and other random numbers; never 0.
     pub seed: u64,
+    /// Version of attestation reports.
+    pub report_version: ReportVersion,
     /// SEV_FEATURES beyond SNP that VMSAs may ask for.
     pub features: u64,
     /// Whose rules an IGVM file must keep.
@@ -36,7 +39,8 @@ impl Options {
             c_bit: 51,
             trace: false,
             strict: true,
-            seed: 0,
+            seed: fresh_seed(),
+            report_version: ReportVersion::V3,
             features: 0,
             host: String::from("qemu"),
             append: String::new(),
@@ -49,7 +53,8 @@ impl Options {
                 "c_bit" => options.c_bit = number() as u32,
                 "trace" => options.trace = number() != 0,
                 "strict" => options.strict = number() != 0,
-                "seed" => options.seed = number(),
+                "seed" if number() != 0 => options.seed = number(),
+                "report_version" if number() == 5 => options.report_version = ReportVersion::V5,
                 "features" => options.features = number(),
                 "host" => options.host = value.to_string(),
                 "append" => options.append = value.to_string(),
@@ -58,4 +63,9 @@ impl Options {
         }
         options
     }
+}
+
+/// Another one each time. What comes of it are test keys, not secrets: the clock will do.
+fn fresh_seed() -> u64 {
+    super::apic::tsc() | 1
 }

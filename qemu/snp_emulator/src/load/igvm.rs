@@ -1,17 +1,18 @@
 //! Carries out a load plan: the VMM's part and the PSP's part of launching an IGVM file.
 //!
 //! The plan (`litebox_igvm::load`) says what a host does, in its order; here it is done to the machine's memory, and the launch digest is
-//! computed from what is really put there, page by page, as the PSP does.
+//! computed from what is really put there, page by page, as the PSP does ([`Launch`]).
 
 use crate::ending::Ending;
 use crate::hardware::Hardware;
+use crate::load::launch::{Launch, Platform};
 use crate::memory::{Attribute, PhysicalMemory, Ram};
-use crate::vm::{FIRST_VMSA, Machine, State};
+use crate::vm::{Machine, State};
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use litebox_igvm::PAGE_SIZE;
-use litebox_igvm::digest::{LaunchDigest, PageType, VmplPermissions};
+use litebox_igvm::digest::PageType;
 use litebox_igvm::format::{IgvmFile, Parameter, ParameterKind};
 use litebox_igvm::load::{LoadOp, LoadPlan};
 use litebox_igvm::parameter::ParameterAreas;
@@ -23,8 +24,8 @@ pub struct Environment<'a> {
     pub profile: HostProfile,
     /// The guest's memory map: start, size, in bytes; all usable.
     pub memory: &'a [(u64, u64)],
-    /// Contents of the secrets page.
-    pub secrets: &'a [u8; PAGE_SIZE],
+    /// What it is launched on.
+    pub platform: Platform,
     /// Zeroed memory of the emulator's for guest addresses without RAM; returns its system-physical address.
     pub more_memory: &'a mut dyn FnMut(u64) -> Option<u64>,
 }
@@ -33,7 +34,7 @@ fn failed(why: impl ToString) -> Ending {
     Ending::Launch(why.to_string())
 }
 
-/// Loads a file into the machine, whose RAM is in place and none of it assigned. The digest is in the machine afterwards.
+/// Loads a file into the machine, whose RAM is in place and none of it assigned. The digest and the PSP are in the machine afterwards.
 ///
 /// # Errors
 /// The host would refuse the file, or it does not fit.
@@ -44,14 +45,13 @@ pub fn load<H: Hardware, M: PhysicalMemory>(
 ) -> Result<(), Ending> {
     let file = IgvmFile::parse(file).map_err(failed)?;
     let plan = LoadPlan::new(&file, environment.profile).map_err(failed)?;
-    let mut loader =
-        Loader { machine, digest: LaunchDigest::new(), areas: ParameterAreas::new(), environment };
+    let launch = Launch::start(&environment.platform, plan.policy)?;
+    let mut loader = Loader { machine, launch, areas: ParameterAreas::new(), environment };
     for op in &plan.ops {
         loader.step(op)?;
     }
-    let digest = *loader.digest.value();
-    machine.digest = digest;
-    machine.policy = plan.policy;
+    let Loader { machine, launch, .. } = loader;
+    launch.finish(machine, plan.id_block)?;
     if machine.cpus.iter().all(|cpu| cpu.state == State::Absent) {
         return Err(failed("the file has no state for the first CPU (VP_CONTEXT)"));
     }
@@ -60,7 +60,7 @@ pub fn load<H: Hardware, M: PhysicalMemory>(
 
 struct Loader<'l, 'e, H, M> {
     machine: &'l mut Machine<H, M>,
-    digest: LaunchDigest,
+    launch: Launch,
     areas: ParameterAreas,
     environment: &'l mut Environment<'e>,
 }
@@ -76,18 +76,12 @@ impl<H: Hardware, M: PhysicalMemory> Loader<'_, '_, H, M> {
                 }
             }
             LoadOp::Vmsa { gpa, vp_index, vmsa } => {
-                let page = **vmsa;
-                self.digest.vmsa(*gpa, &page);
-                self.machine.counters.measured_pages += 1;
                 if *vp_index != 0 {
                     return Err(failed(
                         "only the first CPU's state can be in the file: start others by AP creation",
                     ));
                 }
-                self.machine.first_vmsa = page;
-                if let Some(first) = self.machine.cpus.first_mut() {
-                    first.state = State::Starting { vmsa: FIRST_VMSA };
-                }
+                self.launch.vmsa(self.machine, *gpa, vmsa);
             }
             LoadOp::Shared { gpa, size, data } => {
                 self.ensure(*gpa, *size)?;
@@ -114,28 +108,9 @@ impl<H: Hardware, M: PhysicalMemory> Loader<'_, '_, H, M> {
         Ok(())
     }
 
-    /// SNP_LAUNCH_UPDATE.
     fn page(&mut self, gpa: u64, kind: PageType, data: Option<&[u8; PAGE_SIZE]>) -> Result<(), Ending> {
         self.ensure(gpa, PAGE_SIZE as u64)?;
-        self.digest.page(kind, gpa, data, false, VmplPermissions::NONE);
-        let cpuid;
-        let contents = match kind {
-            PageType::Secrets => self.environment.secrets,
-            PageType::Cpuid => {
-                cpuid = self.machine.cpuid.page();
-                &cpuid
-            }
-            _ => data.unwrap_or(&[0; PAGE_SIZE]),
-        };
-        if kind.measures_contents() {
-            self.machine.counters.measured_pages += 1;
-        }
-        self.machine.counters.launched_pages += 1;
-        if self.machine.launch_page(gpa, contents) {
-            Ok(())
-        } else {
-            Err(failed(format!("there is no memory for the page at {gpa:#x}: give more --memory")))
-        }
+        self.launch.page(self.machine, kind, gpa, data)
     }
 
     /// Sees that there is memory, as hosts do for pages outside of RAM.

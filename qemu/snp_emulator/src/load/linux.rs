@@ -3,8 +3,19 @@
 //! Source: Linux's `Documentation/x86/boot.rst` (setup header, 64-bit entry) and `zero-page.rst`; the setup data that tells an SNP guest
 //! where its secrets and CPUID pages are (`SETUP_CC_BLOB`) is `struct cc_blob_sev_info` in `arch/x86/include/asm/sev.h`. The kernel's own
 //! file and the initial RAM disk are put in place by the caller, being large; here is what describes them.
+//!
+//! The launch digest covers all pages that were put in place, in the order of their addresses, and the state of the first CPU at the address that
+//! KVM gives it. It does not cover the firmware's ACPI tables, which are the host's here as on every PC, nor memory that is free.
 
+use crate::ending::Ending;
+use crate::hardware::Hardware;
+use crate::load::launch::Launch;
+use crate::memory::PhysicalMemory;
+use crate::vm::Machine;
+use alloc::vec;
 use alloc::vec::Vec;
+use litebox_igvm::digest::PageType;
+use litebox_igvm::vmsa::KVM_VMSA_GPA;
 
 /// Where the pages made here are. All below 640 KiB.
 pub mod place {
@@ -12,6 +23,8 @@ pub mod place {
     pub const BOOT_PARAMETERS: u64 = 0x1_0000;
     pub const COMMAND_LINE: u64 = 0x1_1000;
     pub const SETUP_DATA: u64 = 0x1_2000;
+    /// A copy of the ACPI root pointer.
+    pub const ROOT_POINTER: u64 = SETUP_DATA + 0x800;
     pub const SECRETS: u64 = 0x1_4000;
     pub const CPUID: u64 = 0x1_5000;
     pub const PAGE_TABLES: u64 = 0x1_6000;
@@ -89,12 +102,14 @@ pub struct Linux<'a> {
     pub setup: &'a [u8],
     /// Its command line.
     pub command_line: &'a str,
+    /// Bytes of the protected-mode kernel, which is at [`place::KERNEL`].
+    pub kernel_size: u64,
     /// Address and size of the initial RAM disk.
     pub initrd: (u64, u64),
     /// Memory.
     pub memory: &'a [(u64, u64, E820)],
-    /// The ACPI root pointer, 0 if there is none.
-    pub rsdp: u64,
+    /// The ACPI root pointer.
+    pub root: Option<[u8; 36]>,
     /// Position of the C-bit.
     pub c_bit: u32,
 }
@@ -109,6 +124,40 @@ fn put(page: &mut [u8; PAGE], at: usize, bytes: &[u8]) {
 }
 
 impl Linux<'_> {
+    /// Launches it: kernel and initial RAM disk are in memory that is the guest's already, everything else is put there.
+    ///
+    /// # Errors
+    /// The kernel cannot be started so.
+    pub fn load<H: Hardware, M: PhysicalMemory>(
+        &self,
+        machine: &mut Machine<H, M>,
+        mut launch: Launch,
+    ) -> Result<(), Ending> {
+        let mut pages: Vec<_> = self.pages().map_err(|why| Ending::Launch(why.words().into()))?;
+        pages.sort_unstable_by_key(|page| page.0);
+        let (before, after): (Vec<_>, Vec<_>) = pages.into_iter().partition(|page| page.0 < place::SECRETS);
+        for (gpa, page) in &before {
+            launch.page(machine, PageType::Normal, *gpa, Some(page))?;
+        }
+        launch.page(machine, PageType::Secrets, place::SECRETS, None)?;
+        launch.page(machine, PageType::Cpuid, place::CPUID, None)?;
+        for (gpa, page) in &after {
+            launch.page(machine, PageType::Normal, *gpa, Some(page))?;
+        }
+        for (start, size) in [(place::KERNEL, self.kernel_size), self.initrd] {
+            let end = start + size;
+            // What is left of the last page must not depend on what was there before.
+            if let Some(spa) = machine.map.spa(end).filter(|_| !end.is_multiple_of(PAGE as u64)) {
+                machine.memory.write(spa, &vec![0; PAGE - end as usize % PAGE]);
+            }
+            for gpa in (start..end).step_by(PAGE) {
+                launch.page_in_place(machine, gpa)?;
+            }
+        }
+        launch.vmsa(machine, KVM_VMSA_GPA, &self.vmsa());
+        launch.finish(machine, None)
+    }
+
     /// The pages that describe the kernel to itself.
     ///
     /// # Errors
@@ -139,6 +188,7 @@ impl Linux<'_> {
         put(&mut data, 0x110, &(PAGE as u32).to_le_bytes());
         put(&mut data, 0x118, &place::CPUID.to_le_bytes());
         put(&mut data, 0x120, &(PAGE as u32).to_le_bytes());
+        put(&mut data, (place::ROOT_POINTER - place::SETUP_DATA) as usize, &self.root.unwrap_or([0; 36]));
         pages.push((place::SETUP_DATA, data));
 
         pages.extend(self.page_tables());
@@ -164,7 +214,7 @@ impl Linux<'_> {
         put(&mut page, 0x0c4, &((self.initrd.1 >> 32) as u32).to_le_bytes());
         put(&mut page, 0x228, &(place::COMMAND_LINE as u32).to_le_bytes());
         put(&mut page, 0x250, &place::SETUP_DATA.to_le_bytes());
-        put(&mut page, 0x070, &self.rsdp.to_le_bytes());
+        put(&mut page, 0x070, &self.root.map_or(0, |_| place::ROOT_POINTER).to_le_bytes());
         if self.memory.len() > E820_MAX {
             return Err(Unbootable::Memory);
         }
@@ -251,7 +301,7 @@ mod tests {
 
     fn linux<'a>(setup: &'a [u8], command_line: &'a str) -> Linux<'a> {
         let memory = &[(0, 0x1000, E820::Usable)];
-        Linux { setup, command_line, initrd: (0x200_0000, 5), memory, rsdp: 0x1000, c_bit: 51 }
+        Linux { setup, command_line, kernel_size: 1, initrd: (0x200_0000, 5), memory, root: None, c_bit: 51 }
     }
 
     #[test]

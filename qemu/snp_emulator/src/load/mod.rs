@@ -1,4 +1,8 @@
 //! What a launch puts into memory.
 
 pub mod igvm;
+pub mod launch;
 pub mod linux;
+
+#[cfg(test)]
+mod tests;

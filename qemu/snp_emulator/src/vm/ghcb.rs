@@ -1,5 +1,6 @@
 //! VMGEXIT: the guest asks the host.
 
+use super::psp::Room;
 use super::{Machine, Next, State};
 use crate::decode::{Instruction, decode};
 use crate::ending::Ending;
@@ -224,7 +225,8 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             Exit::PageState => self.page_state_change(cpu, block),
             Exit::GuestRequest { request, response } => self.guest_request(request, response, None, spa),
             Exit::ExtendedGuestRequest { request, response, certificates, pages } => {
-                self.guest_request(request, response, Some((certificates, pages)), spa)
+                let room = Room { gpa: certificates, pages };
+                self.guest_request(request, response, Some(room), spa)
             }
             Exit::ApCreation { what, apic_id, vmpl, vmsa, features } => {
                 self.create_ap(cpu, what, apic_id, vmpl, vmsa, features)
@@ -304,41 +306,5 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         }
         writer.set(Field::Rax, needed);
         Answer::Done(0)
-    }
-
-    /// A message to the PSP, or two.
-    fn guest_request(
-        &mut self,
-        request: u64,
-        response: u64,
-        extended: Option<(u64, u64)>,
-        spa: u64,
-    ) -> Answer {
-        /// The host's half of SW_EXITINFO2: the certificates need more pages (specification, table 11).
-        const INVALID_LEN: u64 = 1 << 32;
-        let (Some(from), Some(to)) = (self.shared(request, 4096), self.shared(response, 4096)) else {
-            return Answer::Malformed(Malformed::Input);
-        };
-        let Some(psp) = self.psp.as_mut() else { return Answer::Malformed(Malformed::Event) };
-        if let Some((certificates, pages)) = extended {
-            let table = psp.certificate_table();
-            let needed = table.len().div_ceil(4096) as u64;
-            if pages < needed {
-                Writer { memory: &self.memory, spa }.set(Field::Rbx, needed);
-                return Answer::Done(INVALID_LEN);
-            }
-            for (i, part) in table.chunks(4096).enumerate() {
-                let at = certificates.wrapping_add(4096 * i as u64);
-                let Some(at) = self.shared(at, 4096) else { return Answer::Malformed(Malformed::Input) };
-                self.memory.write(at, part);
-            }
-        }
-        let Some(psp) = self.psp.as_mut() else { return Answer::Malformed(Malformed::Event) };
-        let (mut question, mut answer) = ([0; 4096], [0; 4096]);
-        self.memory.read(from, &mut question);
-        self.memory.read(to, &mut answer);
-        let status = psp.request(&question, &mut answer);
-        self.memory.write(to, &answer);
-        Answer::Done(u64::from(status))
     }
 }

@@ -9,7 +9,10 @@ mod memory;
 mod npf;
 mod ports;
 mod psc;
+mod psp;
 mod snp;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use crate::access::View;
 use crate::apic::{io::IoApic, local::LocalApic};
@@ -29,6 +32,8 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+
+pub use psp::Psp;
 
 /// What a CPU does next.
 #[derive(Debug, PartialEq, Eq)]
@@ -168,14 +173,6 @@ pub struct Machine<H, M> {
     pub psp: Option<Box<dyn Psp>>,
     /// TSC at the first instruction.
     pub started: u64,
-}
-
-/// The security processor, as the guest reaches it through the host.
-pub trait Psp: Send {
-    /// Answers a guest message: both pages are as in shared memory. The result is the firmware's status.
-    fn request(&mut self, request: &[u8; 4096], response: &mut [u8; 4096]) -> u32;
-    /// The table of certificates that extended requests return.
-    fn certificate_table(&self) -> Vec<u8>;
 }
 
 /// Bits of RFLAGS that exist (AMD APM volume 2, section 3.1.6), and the one that is always set.
