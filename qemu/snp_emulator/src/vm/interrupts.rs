@@ -14,6 +14,9 @@ const V_PRIORITY: u32 = 0xf << 16;
 const V_IGNORE_TPR: u32 = 1 << 20;
 /// An NMI in the format of an event injection.
 const INJECT_NMI: u64 = 2 | 2 << 8 | 1 << 31;
+/// Types of events (APM volume 2, 15.20). A software interrupt is executed again, since RIP is still at it.
+const EXCEPTION: u64 = 3;
+const SOFTWARE_INTERRUPT: u64 = 4;
 /// The real I/O APIC's registers.
 const IO_APIC: u64 = crate::apic::io::BASE;
 
@@ -44,8 +47,11 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         vmcb.event_injection = 0;
         let Some(this) = self.cpus.get_mut(cpu) else { return };
         let event = vmcb.exit_interrupt_info;
-        if let Some((vector, external)) = this.offered.take()
-            && vmcb.interrupt_control & V_IRQ == 0
+        let (valid, kind) = (event >> 31 & 1 != 0, event >> 8 & 7);
+        let offered = this.offered.take();
+        let taken = vmcb.interrupt_control & V_IRQ == 0;
+        if let Some((vector, external)) = offered
+            && taken
         {
             self.counters.interrupts += 1;
             if external {
@@ -54,8 +60,11 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
                 this.apic.accept(vector);
             }
         }
-        // A software interrupt (type 4) is executed again, since RIP is still at it.
-        if event >> 31 & 1 != 0 && event >> 8 & 7 != 4 {
+        // A virtual interrupt whose delivery faulted: QEMU calls it an exception, which it refuses to inject with such a vector
+        // (VMEXIT_INVALID), but leaves it pending, so that it is offered again by itself.
+        let still_pending =
+            !taken && kind == EXCEPTION && offered.is_some_and(|(vector, _)| event & 0xff == vector.into());
+        if valid && kind != SOFTWARE_INTERRUPT && !still_pending {
             this.redeliver = event;
         }
         vmcb.interrupt_control &= !V_IRQ;
@@ -149,5 +158,50 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         for index in kicks {
             self.hardware.kick(index);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::machine;
+    use super::*;
+
+    const VALID: u64 = 1 << 31;
+    const VECTOR: u8 = 0xec;
+
+    /// A CPU that was offered an interrupt, and left the guest like this; what it is offered and injected at its next entry.
+    fn after(taken: bool, event: u64) -> (bool, u64) {
+        let mut machine = machine(0x10000);
+        let mut vmcb = Vmcb::ZERO;
+        machine.cpus[0].apic.write(0xf0, 0x1ff, 0);
+        machine.cpus[0].apic.raise(VECTOR, false);
+        machine.offer_interrupts(0, &mut vmcb);
+        assert_eq!((vmcb.interrupt_control & V_IRQ, vmcb.interrupt_vector), (V_IRQ, VECTOR.into()));
+        if taken {
+            vmcb.interrupt_control &= !V_IRQ;
+        }
+        vmcb.exit_interrupt_info = event;
+        machine.take_back_interrupts(0, &mut vmcb);
+        machine.offer_interrupts(0, &mut vmcb);
+        (vmcb.interrupt_control & V_IRQ != 0, vmcb.event_injection)
+    }
+
+    #[test]
+    fn an_interrupt_is_delivered_once_whatever_interrupts_its_delivery() {
+        let interrupt = VALID | u64::from(VECTOR);
+        assert_eq!(after(true, 0), (false, 0), "delivered");
+        assert_eq!(after(false, 0), (true, 0), "not yet");
+        // Hardware has taken it, and says so.
+        assert_eq!(after(true, interrupt), (false, interrupt));
+        // QEMU has not, and calls it an exception.
+        assert_eq!(after(false, interrupt | EXCEPTION << 8), (true, 0));
+    }
+
+    #[test]
+    fn what_else_was_being_delivered_is_delivered_again() {
+        let page_fault = VALID | 1 << 11 | EXCEPTION << 8 | 14 | 2 << 32;
+        assert_eq!(after(false, page_fault), (true, page_fault));
+        assert_eq!(after(true, page_fault), (false, page_fault));
+        assert_eq!(after(false, VALID | SOFTWARE_INTERRUPT << 8 | 0x80), (true, 0), "executed again");
     }
 }
