@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 
+use e2e::attestation::{Twin, chain};
 use e2e::emulated::{Linux, Run, unique};
 use e2e::random::Random;
 use e2e::tools::oracle_only;
 use e2e::{Suite, needs};
+use test_psp::report::ReportVersion;
 
 const MIB: usize = 1 << 20;
 
@@ -53,8 +55,31 @@ fn ensure(condition: bool, what: impl Into<String>) -> Result<(), String> {
     if condition { Ok(()) } else { Err(what.into()) }
 }
 
+/// The reports and keys that /init got through the driver's requests must be those of this launch, and of the emulator's chip.
+fn check_attestation(run: &Run, version: ReportVersion, seed: u64) -> Result<(), String> {
+    let bytes = |name| run.bytes(name).ok_or_else(|| format!("/init got no {name}"));
+    let digest = run.launch_digest().ok_or("the emulator's report has no launch digest")?;
+    ensure(digest != [0; 48], "the launch was not measured")?;
+    let chain = chain(bytes("certificates")?)?;
+    let mut twin = Twin::new(version, seed, digest)?;
+    // As /init asks for them.
+    let mut data = std::array::from_fn(|i| i as u8 + 1);
+    twin.check_report(&bytes("report")?, &data, &chain)?;
+    data[0] = 0xee;
+    twin.check_report(&bytes("extended-report")?, &data, &chain)?;
+    ensure(
+        run.said("certificates-need") == Some("4096, host 1"),
+        "a request without room for certificates was not answered with what they need",
+    )?;
+    let (mixed, plain) = (bytes("key")?, bytes("plain-key")?);
+    ensure(mixed == twin.derived_key(1 << 3)?, "the key that the measurement is mixed into is another one")?;
+    ensure(plain == twin.derived_key(0)?, "the derived key is another one")?;
+    ensure(mixed != plain, "the measurement does not change the derived key")
+}
+
 /// What every such boot must show.
-fn check(run: &Run, linux: &Linux, disk: &Disk, cpus: u32, seconds: u32) -> Result<(), String> {
+fn check(run: &Run, linux: &Linux, disk: &Disk, kind: Kind) -> Result<(), String> {
+    let Kind { cpus, seconds, .. } = kind;
     let console = &run.console;
     let has = |text: &str| ensure(console.contains(text), format!("the console does not say `{text}`"));
     let whole = || {
@@ -80,37 +105,64 @@ fn check(run: &Run, linux: &Linux, disk: &Disk, cpus: u32, seconds: u32) -> Resu
         run.said("disk-written").ok_or("the guest did not write its disk")?;
         disk.check()?;
         ensure(run.number(&["implicit_conversions"]) == 0, "pages were converted without a request")?;
+        ensure(linux.has_sev_guest || !kind.stable, "the stable kernel has no driver for the PSP")?;
         if linux.has_sev_guest {
             run.said("module sev_guest.ko").ok_or("the driver for the PSP did not load")?;
+            check_attestation(run, kind.version(), SEED)?;
         }
         Ok(())
     };
     whole().map_err(|why: String| format!("{why}{}", run.outcome.tail()))
 }
 
-/// Boots Linux with so many CPUs and checks it.
-fn boots(test: &str, stable: bool, cpus: u32, seconds: u32) -> Option<Result<(), String>> {
+/// What the keys of these launches follow from.
+const SEED: u64 = 7;
+
+/// A boot.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    /// Debian's stable release, not the host's own.
+    stable: bool,
+    cpus: u32,
+    /// How long to watch the timers.
+    seconds: u32,
+}
+
+impl Kind {
+    /// Each number of CPUs with another version of reports, so that both are tried.
+    fn version(self) -> ReportVersion {
+        if self.cpus == 1 { ReportVersion::V3 } else { ReportVersion::V5 }
+    }
+}
+
+/// Boots Linux and checks it.
+fn boots(test: &str, kind: Kind) -> Option<Result<(), String>> {
     if oracle_only() {
         return None;
     }
-    let linux = needs(test, Linux::fetch(stable))?;
-    let disk = Disk::new(u64::from(cpus));
-    let run = linux.boot(cpus, seconds, &disk.file, &[]);
-    Some(check(&run, &linux, &disk, cpus, seconds))
+    let linux = needs(test, Linux::fetch(kind.stable))?;
+    let disk = Disk::new(u64::from(kind.cpus));
+    let (version, seed) = ((kind.version() as u32).to_string(), SEED.to_string());
+    let options = ["--report-version", &version, "--seed", &seed];
+    let run = linux.boot(kind.cpus, kind.seconds, &disk.file, &options);
+    Some(check(&run, &linux, &disk, kind))
+}
+
+/// The current stable kernel has a driver for guest requests. Ten seconds, as the emulator promises.
+fn stable(test: &str, cpus: u32) {
+    if let Some(result) = boots(test, Kind { stable: true, cpus, seconds: 10 }) {
+        assert_eq!(result, Ok(()));
+    }
 }
 
 #[test]
 fn linux_boots_with_one_cpu() {
-    if let Some(result) = boots("linux_boots_with_one_cpu", false, 1, 2) {
-        assert_eq!(result, Ok(()));
-    }
+    stable("linux_boots_with_one_cpu", 1);
 }
 
 #[test]
 fn linux_boots_with_two_cpus() {
-    if let Some(result) = boots("linux_boots_with_two_cpus", false, 2, 2) {
-        assert_eq!(result, Ok(()));
-    }
+    stable("linux_boots_with_two_cpus", 2);
 }
 
 /// Ten times ten seconds with each number of CPUs, and the host's own release too.
@@ -120,8 +172,10 @@ fn linux_boots_ten_times() {
     let mut suite = Suite::new("ten boots of each kind");
     for round in 0..10 {
         for (stable, cpus) in [(true, 1), (true, 2), (false, 1), (false, 2)] {
-            let name = format!("round {round}, stable {stable}, {cpus} CPUs");
-            suite.check(name, move || boots("linux_boots_ten_times", stable, cpus, 10).unwrap_or(Ok(())));
+            let kind = Kind { stable, cpus, seconds: 10 };
+            suite.check(format!("round {round}, {kind:?}"), move || {
+                boots("linux_boots_ten_times", kind).unwrap_or(Ok(()))
+            });
         }
     }
     suite.run_in_guest_only();

@@ -108,9 +108,12 @@ impl Run {
 
     /// The bytes that /init said in hexadecimal under this name.
     pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
-        let text = self.said(name)?.as_bytes();
-        let digit = |c: u8| char::from(c).to_digit(16).map(|value| value as u8);
-        text.chunks(2).map(|pair| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?)).collect()
+        hexadecimal(self.said(name)?)
+    }
+
+    /// The launch digest, as the emulator reports it.
+    pub fn launch_digest(&self) -> Option<[u8; 48]> {
+        hexadecimal(self.report.get("launch_digest")?.as_str()?)?.try_into().ok()
     }
 
     /// A number of the report's, by the names that lead to it.
@@ -118,4 +121,9 @@ impl Run {
         let value = path.iter().try_fold(&self.report, |value, name| value.get(name));
         value.and_then(Value::as_u64).unwrap_or(0)
     }
+}
+
+fn hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let digit = |c: u8| char::from(c).to_digit(16).map(|value| value as u8);
+    text.as_bytes().chunks(2).map(|pair| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?)).collect()
 }

@@ -9,6 +9,7 @@
 //! from, and is reused by the next run. A tool that is missing is installed when that is allowed, and the test
 //! is skipped, with the reason on stderr, when it is not.
 
+pub mod attestation;
 pub mod build;
 // The launcher's, which is a program and not a library.
 #[path = "../../xtask/src/bench/cpio.rs"]

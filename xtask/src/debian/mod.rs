@@ -23,8 +23,12 @@ use apt::{Apt, find, run};
 /// The package that depends on Debian's current cloud kernel.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// Drivers that are kept; what they need comes with them.
-const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "sev-guest"];
+/// Drivers that are kept; what they need comes with them. `sev-guest` of Linux 6.12 asks for `gcm(aes)` by name when it starts, which no
+/// dependency says.
+const MODULES: [&str; 5] = ["virtio_pci", "virtio_blk", "gcm", "ghash-generic", "sev-guest"];
+
+/// The file that says what was kept; the last one that is written.
+const WANTED: &str = "modules/wanted";
 
 /// Which of Debian's releases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +94,9 @@ impl DebianKernel {
     }
 }
 
-/// Whether a directory holds a kernel with all that belongs to it.
+/// Whether a directory holds a kernel with all that belongs to it, by what this version of the program keeps.
 fn complete(dir: &Path) -> bool {
-    dir.join("modules/order").exists()
+    fs::read_to_string(dir.join(WANTED)).is_ok_and(|wanted| wanted == MODULES.join("\n"))
 }
 
 /// Where kernels are kept.
@@ -147,6 +151,7 @@ fn fetch_into(apt: &Apt, package: &str, aside: &Path) -> Result<()> {
     let places = ["lib/modules", "usr/lib/modules"].map(|place| tree.join(place));
     let place = places.iter().find(|place| place.is_dir()).context("there are no modules in the package")?;
     modules::copy(place, &MODULES, &aside.join("modules"))?;
+    fs::write(aside.join(WANTED), MODULES.join("\n")).context("cannot write what was kept")?;
     // The rest is many times bigger than what is used.
     fs::remove_dir_all(tree).and_then(|()| fs::remove_file(archive)).context("cannot tidy up")
 }
