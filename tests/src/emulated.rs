@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
@@ -31,6 +32,9 @@ impl Linux {
     pub fn fetch(stable: bool) -> Result<Self, String> {
         // Debian's stable release compresses its modules.
         command("xz", "xz-utils")?;
+        // Tests run at the same time, and it need not be fetched twice.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _lock = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let words: &[&str] = if stable { &["fetch-linux", "--stable"] } else { &["fetch-linux"] };
         let dir = PathBuf::from(capture(&xtask().to_string_lossy(), words)?.trim_end());
         let init = build::c("snp_init.c", Link::StaticMusl)?;

@@ -129,8 +129,10 @@ fn fetch(apt: &Apt, package: &str, place: &Path, dir: &Path) -> Result<()> {
     let aside = place.join(format!(".{}", std::process::id()));
     fs::create_dir_all(&aside).with_context(|| format!("cannot make {}", aside.display()))?;
     let done = fetch_into(apt, package, &aside).and_then(|()| {
-        // What an older version of this program left there.
-        let _ = fs::remove_dir_all(dir);
+        // What an older version of this program left there. What another process has just put there may be in use already.
+        if !complete(dir) {
+            let _ = fs::remove_dir_all(dir);
+        }
         fs::rename(&aside, dir).with_context(|| format!("cannot put {} in its place", dir.display()))
     });
     if done.is_err() {

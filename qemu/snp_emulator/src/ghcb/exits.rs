@@ -342,6 +342,33 @@ mod tests {
     }
 
     #[test]
+    fn guest_requests() {
+        let decode = |code, info1, info2, more: &[(Field, u64)]| {
+            let fields = [(Field::ExitCode, code), (Field::ExitInfo1, info1), (Field::ExitInfo2, info2)];
+            Exit::decode(&page(&[&fields[..], more].concat()))
+        };
+        let (plain, extended) = (code::GUEST_REQUEST, code::EXTENDED_GUEST_REQUEST);
+        let room = [(Field::Rax, 0x3000), (Field::Rbx, 2)];
+        assert_eq!(
+            decode(plain, 0x1000, 0x2000, &[]),
+            Ok(Exit::GuestRequest { request: 0x1000, response: 0x2000 })
+        );
+        let (request, response, certificates, pages) = (0x1000, 0x2000, 0x3000, 2);
+        assert_eq!(
+            decode(extended, 0x1000, 0x2000, &room),
+            Ok(Exit::ExtendedGuestRequest { request, response, certificates, pages })
+        );
+        for code in [plain, extended] {
+            for (request, response) in [(0x1000, 0x1000), (0x1001, 0x2000), (0x1000, 0x2fff)] {
+                assert_eq!(decode(code, request, response, &room), Err(Malformed::Input));
+            }
+        }
+        for missing in [&room[..1], &room[1..], &[]] {
+            assert_eq!(decode(extended, 0x1000, 0x2000, missing), Err(Malformed::MissingInput));
+        }
+    }
+
+    #[test]
     fn unknown_events_are_refused() {
         let fields: Vec<_> = [(Field::ExitCode, 0x8000_0099)].into_iter().chain(ZERO).collect();
         assert_eq!(Exit::decode(&page(&fields)), Err(Malformed::Event));
