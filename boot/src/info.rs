@@ -1,11 +1,15 @@
 //! What the kernel is told about the machine it wakes up in.
 
 use core::fmt;
+use core::ops::Range;
 
 /// How many memory regions a [`BootInfo`] can hold. More are not lost silently: they are an error.
 pub const MAX_REGIONS: usize = 32;
 /// How long a command line may be, in bytes.
 pub const MAX_COMMAND_LINE: usize = 4096;
+
+/// Memory below belongs to firmware and loaders: the kernel makes no use of it, so that what they left there stays.
+pub const LOW_MEMORY_END: u64 = 1 << 20;
 
 /// What the machine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,8 @@ pub enum BootError {
     OverlappingRegions,
     /// The command line is longer than [`MAX_COMMAND_LINE`].
     CommandLineTooLong,
+    /// The manifest is not in RAM below [`LOW_MEMORY_END`].
+    ManifestOutOfPlace,
     /// No RAM at all.
     NoMemory,
 }
@@ -50,6 +56,7 @@ impl fmt::Display for BootError {
             BootError::TooManyRegions => "the memory map has too many regions",
             BootError::OverlappingRegions => "the memory map's regions overlap",
             BootError::CommandLineTooLong => "the kernel command line is longer than 4096 bytes",
+            BootError::ManifestOutOfPlace => "the PVH start info's module is not in RAM below 1 MiB",
             BootError::NoMemory => "the memory map has no RAM",
         })
     }
@@ -68,6 +75,7 @@ pub struct BootInfo {
     region_count: usize,
     command_line: [u8; MAX_COMMAND_LINE],
     command_line_len: usize,
+    manifest: Option<Range<u64>>,
 }
 
 impl BootInfo {
@@ -82,6 +90,7 @@ impl BootInfo {
             region_count: 0,
             command_line: [0; MAX_COMMAND_LINE],
             command_line_len: 0,
+            manifest: None,
         }
     }
 
@@ -93,6 +102,22 @@ impl BootInfo {
     /// The command line, as the host gave it.
     pub fn command_line(&self) -> &[u8] {
         &self.command_line[..self.command_line_len]
+    }
+
+    /// Where a loader put the manifest: physical addresses in RAM below [`LOW_MEMORY_END`].
+    pub fn manifest(&self) -> Option<Range<u64>> {
+        self.manifest.clone()
+    }
+
+    /// Sets where the manifest is; after the memory, in which it has to lie.
+    pub fn set_manifest(&mut self, start: u64, size: u64) -> Result<(), BootError> {
+        let end = start.checked_add(size).ok_or(BootError::ManifestOutOfPlace)?;
+        let inside = |region: &MemoryRegion| region.start <= start && end <= region.end;
+        if end > LOW_MEMORY_END || !self.memory().iter().any(inside) {
+            return Err(BootError::ManifestOutOfPlace);
+        }
+        self.manifest = Some(start..end);
+        Ok(())
     }
 
     /// Adds a region of RAM, cut to whole pages. Empty ones are left out.
@@ -141,6 +166,26 @@ mod tests {
             info.add_memory(0x10000 * i, 0x1000).unwrap();
         }
         assert_eq!(info.add_memory(1 << 40, 0x1000), Err(BootError::TooManyRegions));
+    }
+
+    #[test]
+    fn the_manifest_lies_in_low_memory() {
+        let mut info = BootInfo::new(PlatformKind::Vm, 0);
+        info.add_memory(0x1000, 0x9e000).unwrap();
+        info.add_memory(0xf_0000, 1 << 20).unwrap();
+        for (start, size) in [(0, 8), (0xfff, 8), (0x9_eff9, 8), (0xf_fff9, 8), (u64::MAX, 8), (8, u64::MAX)]
+        {
+            assert_eq!(
+                info.set_manifest(start, size),
+                Err(BootError::ManifestOutOfPlace),
+                "{start:#x} {size}"
+            );
+            assert_eq!(info.manifest(), None);
+        }
+        info.set_manifest(0x9_eff8, 8).unwrap();
+        assert_eq!(info.manifest(), Some(0x9_eff8..0x9_f000));
+        info.set_manifest(0xf_fff8, 8).unwrap();
+        assert_eq!(info.manifest(), Some(0xf_fff8..0x10_0000));
     }
 
     #[test]

@@ -38,6 +38,16 @@ struct MapEntry {
 }
 const _: () = assert!(size_of::<MapEntry>() == 24);
 
+#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Module {
+    start: u64,
+    size: u64,
+    command_line: u64,
+    reserved: u64,
+}
+const _: () = assert!(size_of::<Module>() == 32);
+
 /// Reads physical memory: fills the buffer from the address, or says that it is out of reach.
 pub trait PhysicalMemory {
     /// Copies `into.len()` bytes from `address`.
@@ -50,7 +60,7 @@ fn read<T: FromBytes, const N: usize>(memory: &impl PhysicalMemory, address: u64
     T::read_from_bytes(&bytes).map_err(|_| BootError::BadStartInfo)
 }
 
-/// Makes a [`BootInfo`] from the start info at `address`.
+/// Makes a [`BootInfo`] from the start info at `address`. The first module, if there is one, is the manifest.
 pub fn parse(memory: &impl PhysicalMemory, address: u64, entry_tsc: u64) -> Result<BootInfo, BootError> {
     let start: StartInfo = read::<_, 56>(memory, address)?;
     if start.magic != MAGIC || start.version < 1 || start.memory_map_entries > MAX_ENTRIES {
@@ -66,6 +76,10 @@ pub fn parse(memory: &impl PhysicalMemory, address: u64, entry_tsc: u64) -> Resu
     }
     if info.memory().is_empty() {
         return Err(BootError::NoMemory);
+    }
+    if start.module_count != 0 {
+        let module: Module = read::<_, 32>(memory, start.modules)?;
+        info.set_manifest(module.start, module.size)?;
     }
     if start.command_line != 0 {
         let mut at = start.command_line;
@@ -126,6 +140,22 @@ mod tests {
         assert_eq!(info.entry_tsc, 7);
         let ends: Vec<_> = info.memory().iter().map(|r| (r.start, r.end)).collect();
         assert_eq!(ends, [(0, 0x9f000), (1 << 20, 16 << 20)]);
+    }
+
+    #[test]
+    fn the_first_module_is_the_manifest() {
+        let mut bytes = sample(b"\0", &[(0, 0x9f000, 1)]);
+        bytes.0[4 + 12] = 2;
+        bytes.0[4 + 16..4 + 18].copy_from_slice(&0x200u16.to_le_bytes());
+        bytes.0[0x201] = 0x12;
+        bytes.0[0x208] = 0x34;
+        assert_eq!(parse(&bytes, 4, 0).ok().unwrap().manifest(), Some(0x1200..0x1234));
+        bytes.0[0x202] = 0x09;
+        assert_eq!(parse(&bytes, 4, 0).ok().unwrap().manifest(), Some(0x9_1200..0x9_1234));
+        bytes.0[0x202] = 0x0a;
+        assert_eq!(parse(&bytes, 4, 0).err(), Some(BootError::ManifestOutOfPlace));
+        bytes.0[4 + 22] = 1;
+        assert_eq!(parse(&bytes, 4, 0).err(), Some(BootError::OutOfReach));
     }
 
     #[test]

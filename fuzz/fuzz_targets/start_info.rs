@@ -2,7 +2,7 @@
 #![no_main]
 
 use boot::start_info::{PhysicalMemory, parse};
-use boot::{BootError, MAX_COMMAND_LINE, MAX_REGIONS, Options};
+use boot::{BootError, LOW_MEMORY_END, MAX_COMMAND_LINE, MAX_REGIONS, Options};
 use litebox_fuzz::Input;
 
 litebox_fuzz::target!(litebox_fuzz::seeds::start_info, run);
@@ -35,6 +35,10 @@ fn run(bytes: &[u8]) {
         assert!(free_from <= region.start && region.start < region.end);
         assert_eq!((region.start % 4096, region.end % 4096), (0, 0));
         free_from = region.end;
+    }
+    if let Some(manifest) = info.manifest() {
+        assert!(manifest.end <= LOW_MEMORY_END);
+        assert!(regions.iter().any(|region| region.start <= manifest.start && manifest.end <= region.end));
     }
     let line = info.command_line();
     assert!(line.len() <= MAX_COMMAND_LINE && !line.contains(&0));

@@ -163,12 +163,18 @@ pub fn read_options(info: &mut BootInfo) {
     }
 }
 
-/// Finds the manifest: in an SNP guest it was launched and measured, in a plain VM the host hands it over.
+/// Finds the manifest: in an SNP guest it was launched and measured, in a plain VM the host hands it
+/// over, with the start info or, where it is too long for that, as a fw_cfg item.
 pub fn manifest(info: &BootInfo) -> Manifest {
-    let bytes = match &info.snp {
-        // SAFETY: inside of what was launched, as `LaunchBlock::check` saw, and in the direct map; nobody writes it.
-        Some(snp) => unsafe {
-            core::slice::from_raw_parts(direct(snp.block.manifest), snp.block.manifest_len as usize).to_vec()
+    let range = match &info.snp {
+        Some(snp) => Some(snp.block.manifest..snp.block.manifest + snp.block.manifest_len),
+        None => info.manifest(),
+    };
+    let bytes = match range {
+        // SAFETY: in an SNP guest inside of what was launched, as `LaunchBlock::check` saw; in a plain VM RAM that the pool never gets, as
+        // `BootInfo::set_manifest` saw. Both are in the direct map and nobody writes there.
+        Some(range) => unsafe {
+            core::slice::from_raw_parts(direct(range.start), (range.end - range.start) as usize).to_vec()
         },
         None => fw_cfg_item(MANIFEST_ITEM, 4, MANIFEST_MAX)
             .unwrap_or_else(|error| refuse("manifest (fw_cfg item opt/org.litebox/manifest)", error)),

@@ -18,6 +18,7 @@ use anyhow::{Context, Result};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 
+use crate::boot_rom::Rom;
 use crate::machine::{Accelerator, Boot, Machine, Streams};
 use crate::protocol::{Line, Parser, Verdict, status};
 use crate::qemu::process::{self, Qemu};
@@ -171,6 +172,24 @@ enum Stream {
     QemuErrors,
 }
 
+/// The firmware that starts the kernel, and whether the manifest is in it.
+fn firmware(spec: &LaunchSpec) -> Result<(Vec<u8>, bool)> {
+    let path = &spec.machine.kernel;
+    // The start of an ELF header: its entry point is the kernel's PVH entry.
+    let mut header = [0; 32];
+    File::open(path)
+        .and_then(|mut kernel| kernel.read_exact(&mut header))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let entry = u64::from_le_bytes(header[24..].try_into().context("the header has 32 bytes")?);
+    let rom = Rom {
+        entry: entry.try_into().with_context(|| format!("{} is no kernel of ours", path.display()))?,
+        memory: spec.machine.memory,
+        command_line: &spec.machine.command_line(),
+        manifest: &spec.payload,
+    };
+    Ok((rom.build(), rom.holds_manifest()))
+}
+
 /// Starts the machine and waits for its end.
 ///
 /// # Errors
@@ -187,6 +206,17 @@ pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
     let mut report: File =
         memfd_create(c"report", MFdFlags::MFD_CLOEXEC).context("cannot make a memory file")?.into();
 
+    let rom = match spec.machine.boot {
+        Boot::Pvh => Some(firmware(spec)?),
+        Boot::Emulator => None,
+    };
+    let mut firmware: File =
+        memfd_create(c"firmware", MFdFlags::MFD_CLOEXEC).context("cannot make a memory file")?.into();
+    let in_rom = rom.as_ref().is_some_and(|(_, holds_manifest)| *holds_manifest);
+    if let Some((image, _)) = rom {
+        firmware.write_all(&image).context("cannot write the firmware")?;
+    }
+
     let streams = Streams {
         serial: serial_qemu.as_raw_fd(),
         stdin: stdin_qemu.as_raw_fd(),
@@ -194,18 +224,26 @@ pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
         stderr: stderr_qemu.as_raw_fd(),
         payload: payload.as_raw_fd(),
         report: report.as_raw_fd(),
+        rom: firmware.as_raw_fd(),
     };
     if spec.handle_signals {
         process::block_signals()?;
     }
     let small_pages = spec.machine.accelerator == Accelerator::Tcg;
-    let inherited =
-        vec![streams.serial, streams.stdin, streams.stdout, streams.stderr, streams.payload, streams.report];
-    let arguments = spec.machine.arguments(&streams);
+    let inherited = vec![
+        streams.serial,
+        streams.stdin,
+        streams.stdout,
+        streams.stderr,
+        streams.payload,
+        streams.report,
+        streams.rom,
+    ];
+    let arguments = spec.machine.arguments(&streams, !in_rom);
     let start = Instant::now();
     let mut qemu = Qemu::start(&spec.qemu, &arguments, inherited, small_pages)?;
     // QEMU's ends live in QEMU alone, or its death would not end the streams.
-    drop((serial_qemu, stdin_qemu, stdout_qemu, stderr_qemu, payload));
+    drop((serial_qemu, stdin_qemu, stdout_qemu, stderr_qemu, payload, firmware));
 
     let (events, inbox) = mpsc::channel();
     carry_serial(serial, events.clone());

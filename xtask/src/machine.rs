@@ -42,6 +42,8 @@ pub struct Streams {
     pub stderr: RawFd,
     /// A file that holds what the guest is made of: the manifest, or the IGVM file for the emulator.
     pub payload: RawFd,
+    /// A file that holds the firmware; of a machine with the kernel in it.
+    pub rom: RawFd,
     /// A file for what the emulator reports.
     pub report: RawFd,
 }
@@ -122,8 +124,8 @@ impl Machine {
         words.join(" ")
     }
 
-    /// QEMU's arguments.
-    pub fn arguments(&self, streams: &Streams) -> Vec<OsString> {
+    /// QEMU's arguments. `fw_cfg`: the manifest is an item of its own, since the firmware has no room for it.
+    pub fn arguments(&self, streams: &Streams, fw_cfg: bool) -> Vec<OsString> {
         let mut args: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
         add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
@@ -132,6 +134,8 @@ impl Machine {
             "microvm,acpi=off,pit=on,pic=off,rtc=on,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off",
         ]);
         add(&["-global", "virtio-mmio.force-legacy=false"]);
+        // Without a thread in between, a device does what it is told before the guest goes on: sooner, and in an order that can be repeated.
+        add(&["-global", "virtio-mmio.ioeventfd=off"]);
         add(&["-accel", &self.accelerator.to_string(), "-cpu", &self.cpu, "-smp", "1"]);
         let reserve = if self.boot == Boot::Emulator { EMULATOR_RESERVE << 10 } else { 0 };
         add(&["-m", &format!("{}k", self.memory / 1024 + reserve)]);
@@ -149,8 +153,10 @@ impl Machine {
         let item = |name: &str, fd: RawFd| format!("name=opt/org.litebox/{name},file=/proc/self/fd/{fd}");
         match self.boot {
             Boot::Pvh => {
-                add(&["-fw_cfg", &item("manifest", streams.payload)]);
-                add(&["-append", &self.command_line()]);
+                add(&["-bios", &format!("/proc/self/fd/{}", streams.rom)]);
+                if fw_cfg {
+                    add(&["-fw_cfg", &item("manifest", streams.payload)]);
+                }
             }
             Boot::Emulator => {
                 add(&["-fw_cfg", &item("igvm", streams.payload)]);
@@ -207,9 +213,13 @@ mod tests {
 
     #[test]
     fn streams_have_sockets_of_their_own() {
-        let streams = Streams { serial: 10, stdin: 11, stdout: 12, stderr: 13, payload: 14, report: 15 };
-        let words: Vec<_> =
-            machine().arguments(&streams).into_iter().map(|w| w.into_string().expect("ASCII")).collect();
+        let streams =
+            Streams { serial: 10, stdin: 11, stdout: 12, stderr: 13, payload: 14, report: 15, rom: 16 };
+        let words: Vec<_> = machine()
+            .arguments(&streams, true)
+            .into_iter()
+            .map(|w| w.into_string().expect("ASCII"))
+            .collect();
         for want in [
             "socket,id=serial,fd=10",
             "socket,id=stdin,fd=11",
@@ -217,6 +227,7 @@ mod tests {
             "socket,id=stderr,fd=13",
             "virtserialport,chardev=stderr,nr=3",
             "name=opt/org.litebox/manifest,file=/proc/self/fd/14",
+            "/proc/self/fd/16",
             "16384k",
         ] {
             assert!(words.iter().any(|w| w == want), "{want} is not in {words:?}");

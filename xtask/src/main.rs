@@ -3,6 +3,7 @@
 mod accel;
 mod app;
 mod bench;
+mod boot_rom;
 mod cli;
 mod debian;
 mod doctor;

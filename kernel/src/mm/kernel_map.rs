@@ -10,7 +10,7 @@ use crate::cpu::features;
 use crate::cpu::percpu::PerCpu;
 use crate::mm::heap::POOL;
 use crate::snp;
-use boot::{BOOT_MAP_SIZE, BootInfo, KERNEL_BASE};
+use boot::{BOOT_MAP_SIZE, BootInfo, KERNEL_BASE, LOW_MEMORY_END};
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 use litebox_core::mm::{Page, PagePool};
@@ -193,7 +193,7 @@ pub fn init(info: &BootInfo) -> Result<(), OutOfMemory> {
     ROOT.store(root, Ordering::Relaxed);
     for region in info.memory() {
         // The first MiB holds what firmware and VMM left there; and physical page 0 stays unused.
-        let start = region.start.max(1 << 20);
+        let start = region.start.max(LOW_MEMORY_END);
         let end = region.end.min(DIRECT_MAP_SIZE);
         let used = launched.start..early.next;
         for part in [start..end.min(used.start), start.max(used.end)..end] {

@@ -51,6 +51,8 @@ const STACK_START: usize = 33 * PAGE_SIZE;
 /// A file that is to be executed.
 struct Executable {
     file: Arc<OpenFile>,
+    /// Its contents: what is read of them is what will be mapped.
+    pages: Arc<dyn Mappable>,
     location: Location,
     path: Vec<u8>,
     size: u64,
@@ -80,18 +82,24 @@ impl Executable {
             return Err(error(Errno::EACCES, "is not marked executable"));
         }
         let location = file.location().cloned().ok_or(Errno::EACCES)?;
-        Ok(Executable { file, location, path: path.to_vec(), size: metadata.size })
+        let Ok(pages) = file.file()?.mappable() else {
+            return Err(error(Errno::EACCES, "cannot be mapped"));
+        };
+        Ok(Executable { file, pages, location, path: path.to_vec(), size: metadata.size })
     }
 
     /// Reads up to `len` bytes at `offset`.
     fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, ExecError> {
-        let mut bytes = alloc::vec![0; len];
+        let rest = self.size.saturating_sub(offset);
+        let mut bytes = alloc::vec![0; rest.min(len as u64) as usize];
         let mut done = 0;
-        while done < len {
-            let mut sink = bytes.get_mut(done..).unwrap_or_default();
-            match self.file.read_at(offset + done as u64, &mut sink)? {
-                0 => break,
-                count => done += count,
+        while let Some(into @ [_, ..]) = bytes.get_mut(done..) {
+            let at = offset + done as u64;
+            match self.pages.page(at / PAGE_SIZE as u64, false) {
+                Ok(page) => done += page.read((at % PAGE_SIZE as u64) as usize, into),
+                // It was cut in the meantime.
+                Err(Errno::ENXIO) => break,
+                Err(errno) => return Err(errno.into()),
             }
         }
         bytes.truncate(done);
@@ -145,7 +153,7 @@ impl<P: Platform> Loader<'_, P> {
         } else {
             0
         };
-        let object = file.file.file()?.mappable()?;
+        let object = file.pages.clone();
         let name = MapName::File(file.file.clone());
         for segment in &program.segments {
             self.map_segment(segment, bias, &object, &name)?;
