@@ -142,6 +142,7 @@ impl Program {
             command.args(["env", "-i"]).args(self.env.iter().map(|(key, value)| pair(key, value)));
             command.arg("/usr/bin/unshare").arg(joined("--root=", root.as_os_str()));
             command.arg(joined("--wd=", workdir)).arg("--");
+            command.env(LONE, if self.rootfs.is_none() { self.path.as_os_str() } else { OsStr::new("") });
         }
         command.arg(&self.path).args(&self.args);
         feed(command, &self.stdin)
@@ -174,10 +175,21 @@ impl Program {
     }
 }
 
-/// Mounts what the guest kernel mounts by itself, then becomes the rest of its arguments.
+/// In the environment of [`ENTER`]: the program, where it has no root file system of its own.
+const LONE: &str = "E2E_LONE_PROGRAM";
+
+/// Mounts what the guest kernel mounts by itself, then becomes the rest of its arguments. A lone program that lies in the host's /tmp, since the
+/// clone does, is shown in the fresh one too.
 const ENTER: &str = r#"
 root=$1; shift
+case $E2E_LONE_PROGRAM in /tmp/*) exec 9<"$E2E_LONE_PROGRAM" ;; esac
 mount -t tmpfs -o mode=1777 tmp "$root/tmp"
+case $E2E_LONE_PROGRAM in /tmp/*)
+	mkdir -p "${E2E_LONE_PROGRAM%/*}"
+	: >"$E2E_LONE_PROGRAM"
+	mount --no-canonicalize --bind /proc/self/fd/9 "$E2E_LONE_PROGRAM"
+	exec 9<&- ;;
+esac
 if [ "$root" != / ]; then
 	mount -t proc proc "$root/proc"
 	mount --rbind /dev "$root/dev"
