@@ -19,7 +19,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 
 use crate::boot_rom::Rom;
-use crate::machine::{Accelerator, Boot, Machine, Streams};
+use crate::machine::{Boot, Machine, Streams};
 use crate::protocol::{Line, Parser, Verdict, status};
 use crate::qemu::process::{self, Qemu};
 pub use crate::qemu::streams::Input;
@@ -229,7 +229,6 @@ pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
     if spec.handle_signals {
         process::block_signals()?;
     }
-    let small_pages = spec.machine.accelerator == Accelerator::Tcg;
     let inherited = vec![
         streams.serial,
         streams.stdin,
@@ -241,7 +240,7 @@ pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
     ];
     let arguments = spec.machine.arguments(&streams, !in_rom);
     let start = Instant::now();
-    let mut qemu = Qemu::start(&spec.qemu, &arguments, inherited, small_pages)?;
+    let mut qemu = Qemu::start(&spec.qemu, &arguments, inherited)?;
     // QEMU's ends live in QEMU alone, or its death would not end the streams.
     drop((serial_qemu, stdin_qemu, stdout_qemu, stderr_qemu, payload, firmware));
 

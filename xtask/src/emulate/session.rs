@@ -17,7 +17,6 @@ use serde_json::{Map, Value};
 
 use super::channel::{Message, Parser};
 use super::machine::{Machine, Streams};
-use crate::machine::Accelerator;
 use crate::qemu::process::{self, Qemu};
 use crate::qemu::streams::{Input, read_some, write_all};
 
@@ -88,7 +87,7 @@ pub fn run(
     let inherited = vec![streams.serial, streams.channel, streams.options, streams.script];
     let arguments = machine.arguments(&streams);
     let start = Instant::now();
-    let mut qemu = Qemu::start(qemu, &arguments, inherited, machine.accelerator == Accelerator::Tcg)?;
+    let mut qemu = Qemu::start(qemu, &arguments, inherited)?;
     // QEMU's ends live in QEMU alone, or its death would not end the streams.
     drop((serial_qemu, channel_qemu, options, script));
 

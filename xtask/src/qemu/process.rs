@@ -25,21 +25,17 @@ pub struct Qemu {
 impl Qemu {
     /// Starts QEMU with these descriptors open in it.
     ///
-    /// `small_pages`: back the guest's memory by 4 KiB pages of the host's. Zeroing a huge page when the guest first touches it takes
-    /// milliseconds, and a program that ends soon touches many in one place each; TCG gains nothing from them.
-    ///
     /// # Errors
     /// It cannot be started.
     pub fn start(
         path: &Path,
         arguments: &[impl AsRef<std::ffi::OsStr>],
         inherited: Vec<RawFd>,
-        small_pages: bool,
     ) -> Result<Self> {
         let mut command = super::command(path);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let child = spawn(&mut command, inherited, small_pages)
-            .with_context(|| format!("cannot start {}", path.display()))?;
+        let child =
+            spawn(&mut command, inherited).with_context(|| format!("cannot start {}", path.display()))?;
         Ok(Self { child, reaped: None })
     }
 
@@ -83,15 +79,12 @@ impl Drop for Qemu {
     }
 }
 
-fn spawn(command: &mut Command, inherited: Vec<RawFd>, small_pages: bool) -> io::Result<Child> {
+fn spawn(command: &mut Command, inherited: Vec<RawFd>) -> io::Result<Child> {
     // A group of its own: Ctrl-C on the terminal is the launcher's to handle, not QEMU's.
     command.process_group(0);
     let parent = nix::unistd::getpid();
     let prepare = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-        if small_pages {
-            nix::sys::prctl::set_thp_disable(true)?;
-        }
         if nix::unistd::getppid() != parent {
             return Err(io::Error::other("the launcher is gone"));
         }
