@@ -87,3 +87,25 @@ fn programs_run_as_in_a_plain_machine() {
     }
     suite.run();
 }
+
+/// The same on PCI, in a plain VM and as an SNP guest: the image is read, output arrives, input wakes a program that waits for it.
+#[test]
+fn devices_on_pci() {
+    let Some(fate) = needs("fate.c", build::c("fate.c", Link::StaticMusl)) else { return };
+    let mut suite = Suite::new("PCI");
+    let input = e2e::random::Random::new(5).bytes(200_000);
+    for platform in ["vm", EMULATED] {
+        let program = |args: &[&str]| Program::elf(&fate).args(args).on(platform).options(["--bus", "pci"]);
+        suite.expect(program(&["exit", "3"]), 3, "");
+        suite.expect(program(&["cat"]).stdin(input.clone()), 0, input.clone());
+        let waits = program(&["cat"]);
+        suite.check(format!("{platform}: input that comes late"), move || {
+            let mut command = std::process::Command::new("sh");
+            command.args(["-c", "(sleep 2; echo late) | \"$@\"", "sh"]);
+            let guest = waits.command();
+            command.arg(guest.get_program()).args(guest.get_args());
+            e2e::program::feed(command, b"").expect(0, "late\n")
+        });
+    }
+    suite.run();
+}

@@ -3,13 +3,20 @@
 //! Words `key=value` with spaces between them; of several with one key the last counts, and a key that is not known is left alone, since
 //! loaders add words of their own. All of it is the host's word: what a value is good for is up to whoever uses it.
 
-/// Where a device's registers and interrupt are: `mmio:0xADDRESS:LINE`.
+use platform_snp::pci::Address;
+
+/// Where a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeviceLocation {
-    /// Physical address of the registers: a multiple of 4 below 4 GiB.
-    pub address: u64,
-    /// Input of the I/O APIC: one of 24.
-    pub line: u8,
+pub enum DeviceLocation {
+    /// `mmio:0xADDRESS:LINE`: registers in memory.
+    Mmio {
+        /// Physical address of the registers: a multiple of 4 below 4 GiB.
+        address: u64,
+        /// Input of the I/O APIC: one of 24.
+        line: u8,
+    },
+    /// `pci:BUS:DEVICE.FUNCTION`, hexadecimal as `lspci` has it; `pci`: the first device of its kind on bus 0.
+    Pci(Option<Address>),
 }
 
 /// What the command line says.
@@ -52,12 +59,15 @@ impl Options {
 }
 
 /// Decimal, or hexadecimal behind `0x`.
-#[inline(never)]
 fn number(text: &[u8]) -> Option<u64> {
-    let (digits, radix) = match text.strip_prefix(b"0x") {
-        Some(digits) => (digits, 16),
-        None => (text, 10),
-    };
+    match text.strip_prefix(b"0x") {
+        Some(digits) => digits_of(digits, 16),
+        None => digits_of(text, 10),
+    }
+}
+
+#[inline(never)]
+fn digits_of(digits: &[u8], radix: u32) -> Option<u64> {
     let mut value = if digits.is_empty() { None } else { Some(0u64) };
     for &digit in digits {
         let digit = char::from(digit).to_digit(radix)?;
@@ -66,13 +76,27 @@ fn number(text: &[u8]) -> Option<u64> {
     value
 }
 
+/// What is in front of the first `mark`, and behind it.
+fn cut(text: &[u8], mark: u8) -> Option<(&[u8], &[u8])> {
+    let at = text.iter().position(|&byte| byte == mark)?;
+    Some((&text[..at], &text[at + 1..]))
+}
+
 #[inline(never)]
 fn location(text: &[u8]) -> Option<DeviceLocation> {
-    let rest = text.strip_prefix(b"mmio:")?;
-    let at = rest.iter().position(|&byte| byte == b':')?;
-    let (address, line) = (number(&rest[..at])?, number(&rest[at + 1..])?);
+    if text == b"pci" {
+        return Some(DeviceLocation::Pci(None));
+    }
+    if let Some(rest) = text.strip_prefix(b"pci:") {
+        let (bus, rest) = cut(rest, b':')?;
+        let (device, function) = cut(rest, b'.')?;
+        let part = |text| u8::try_from(digits_of(text, 16)?).ok();
+        return Some(DeviceLocation::Pci(Some(Address::new(part(bus)?, part(device)?, part(function)?)?)));
+    }
+    let (address, line) = cut(text.strip_prefix(b"mmio:")?, b':')?;
+    let (address, line) = (number(address)?, number(line)?);
     (address % 4 == 0 && address < 1 << 32 && line < 24)
-        .then_some(DeviceLocation { address, line: line as u8 })
+        .then_some(DeviceLocation::Mmio { address, line: line as u8 })
 }
 
 #[cfg(test)]
@@ -86,11 +110,18 @@ mod tests {
         let options = Options {
             tsc_khz: Some(7),
             realtime_ns: None,
-            console: Some(DeviceLocation { address: 0xfeb0_0000, line: 5 }),
-            root: Some(DeviceLocation { address: 4096, line: 23 }),
+            console: Some(DeviceLocation::Mmio { address: 0xfeb0_0000, line: 5 }),
+            root: Some(DeviceLocation::Mmio { address: 4096, line: 23 }),
         };
         assert_eq!(Options::parse(line), Ok(options));
         assert_eq!(Options::parse(b""), Ok(Options::default()));
+    }
+
+    #[test]
+    fn devices_on_pci() {
+        let options = Options::parse(b"console=pci:00:1f.7 root=pci").unwrap();
+        assert_eq!(options.console, Some(DeviceLocation::Pci(Address::new(0, 31, 7))));
+        assert_eq!(options.root, Some(DeviceLocation::Pci(None)));
     }
 
     #[test]
@@ -103,6 +134,12 @@ mod tests {
             ("realtime_ns=1f", "realtime_ns"),
             ("console=mmio:0xfeb00000", "console"),
             ("console=pci:0:5", "console"),
+            ("console=pci:", "console"),
+            ("console=pci:0:20.0", "console"),
+            ("console=pci:0:1.8", "console"),
+            ("root=pci:100:1.0", "root"),
+            ("root=pci:0:1.", "root"),
+            ("root=pc", "root"),
             ("console=mmio:0x100000000:5", "console"),
             ("root=mmio:0xfeb00001:5", "root"),
             ("root=mmio:0xfeb00000:24", "root"),

@@ -8,7 +8,7 @@ use litebox_fuzz::device::World;
 use platform_snp::DeviceError;
 use platform_snp::dma::DmaPool;
 use platform_snp::fw_cfg::FwCfg;
-use platform_snp::host::{Environment, HostIo};
+use platform_snp::host::{Environment, HostIo, Width};
 use std::sync::Mutex;
 
 litebox_fuzz::target!(litebox_fuzz::seeds::fw_cfg, run);
@@ -79,10 +79,10 @@ impl HostIo for Host<'_> {
             _ => {}
         }
     }
-    fn mmio_read32(&self, _: u64) -> u32 {
+    fn mmio_read(&self, _: u64, _: Width) -> u32 {
         0
     }
-    fn mmio_write32(&self, _: u64, _: u32) {}
+    fn mmio_write(&self, _: u64, _: Width, _: u32) {}
 }
 
 impl Environment for Host<'_> {

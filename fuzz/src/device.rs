@@ -6,7 +6,7 @@
 use crate::Input;
 use litebox_core::platform::Attack;
 use platform_snp::dma::{DmaPool, DmaRegion};
-use platform_snp::host::{Environment, HostIo};
+use platform_snp::host::{Environment, HostIo, Width};
 use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -314,7 +314,7 @@ impl HostIo for World<'_> {
     }
     fn out32(&self, _: u16, _: u32) {}
 
-    fn mmio_read32(&self, address: u64) -> u32 {
+    fn mmio_read(&self, address: u64, _: Width) -> u32 {
         let mut state = self.state();
         // Now and then, whatever the input says.
         if state.input.u8() == 0xff {
@@ -335,7 +335,7 @@ impl HostIo for World<'_> {
         }
     }
 
-    fn mmio_write32(&self, address: u64, value: u32) {
+    fn mmio_write(&self, address: u64, _: Width, value: u32) {
         let mut state = self.state();
         let register = address.wrapping_sub(BASE);
         state.registers.insert(register, value);

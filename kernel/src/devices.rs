@@ -1,15 +1,18 @@
 //! The devices: which there are (the command line says), the drivers of `platform_snp` for them, and what these need from the kernel.
 
-use crate::cpu::ioapic;
 use crate::cpu::percpu::PerCpu;
+use crate::cpu::trap::DEVICE_VECTOR;
+use crate::cpu::{apic, ioapic};
 use crate::host::HOST;
 use crate::mm::heap::POOL;
 use crate::mm::kernel_map;
 use crate::mm::layout::{DIRECT_MAP, direct};
 use crate::snp;
 use crate::{clock, log, power};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
-use boot::{BootInfo, DeviceLocation, MAX_COMMAND_LINE, Options};
+use boot::{BootInfo, DeviceLocation, MAX_COMMAND_LINE, MemoryRegion, Options};
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 use litebox_core::manifest::Manifest;
 use litebox_core::platform::{Attack, BlockDevice, Console, PAGE_SIZE};
@@ -18,14 +21,20 @@ use platform_snp::clock::{TscClock, calibrate, read_rtc};
 use platform_snp::dma::{DmaPool, DmaRegion};
 use platform_snp::fw_cfg::FwCfg;
 use platform_snp::host::{Environment, HostIo};
+use platform_snp::pci::{Message, Window};
 use platform_snp::uart::{COM1, Uart};
-use platform_snp::virtio::{blk, console, mmio::Mmio};
+use platform_snp::virtio::{Transport, blk, console, mmio::Mmio, pci};
 use spin::Once;
 
 /// The fw_cfg item with the manifest.
 const MANIFEST_ITEM: &str = "opt/org.litebox/manifest";
 /// The fw_cfg item with what a plain VM has on its command line.
 const OPTIONS_ITEM: &str = "opt/org.litebox/options";
+/// Bytes of a virtio-mmio device's registers.
+const MMIO_SIZE: u64 = 0x200;
+/// Physical addresses where every host that is known has PCI devices, or nothing: QEMU's q35 has memory up to 0xb000_0000 and its chipset from
+/// 0xfec0_0000 on, cloud-hypervisor has its window for devices from 0xc000_0000 on.
+const PCI_WINDOW: Range<u64> = 0xc000_0000..0xe000_0000;
 /// The longest manifest that is read, in bytes.
 const MANIFEST_MAX: usize = 1 << 20;
 
@@ -63,19 +72,20 @@ impl DmaPool for SharedPages {
     }
 }
 
-type Stdio = console::Console<'static, Mmio<'static>>;
+type AnyTransport = Box<dyn Transport>;
+type Stdio = console::Console<'static, AnyTransport>;
 
 /// What the command line names.
 struct Devices {
-    /// The console, and its input of the I/O APIC.
-    console: Option<(Stdio, u8)>,
-    root: Option<blk::Blk<'static, Mmio<'static>>>,
+    /// The console, and where it is.
+    console: Option<(Stdio, DeviceLocation)>,
+    root: Option<blk::Blk<'static, AnyTransport>>,
 }
 
 static DEVICES: Once<Devices> = Once::new();
 static INTERRUPTS_ON: AtomicBool = AtomicBool::new(false);
 
-fn stdio() -> Option<&'static (Stdio, u8)> {
+fn stdio() -> Option<&'static (Stdio, DeviceLocation)> {
     DEVICES.get()?.console.as_ref()
 }
 
@@ -106,11 +116,34 @@ fn refuse(name: &str, error: DeviceError) -> ! {
 }
 
 /// Makes a device's registers reachable.
-fn mapped(name: &str, at: DeviceLocation, device_id: u32) -> Mmio<'static> {
-    if !snp::active() && kernel_map::map_device(at.address, 0x200).is_err() {
+fn map_registers(name: &str, registers: Range<u64>) {
+    if !snp::active() && kernel_map::map_device(registers.start, registers.end - registers.start).is_err() {
         refuse(name, DeviceError::OutOfMemory);
     }
-    Mmio::probe(&HOST, at.address, device_id).unwrap_or_else(|error| refuse(name, error))
+}
+
+/// Finds a device, which is not touched yet.
+fn find(name: &str, at: DeviceLocation, device_id: u32, window: &mut Window) -> AnyTransport {
+    match at {
+        DeviceLocation::Mmio { address, .. } => {
+            map_registers(name, address..address + MMIO_SIZE);
+            Box::new(Mmio::probe(&HOST, address, device_id).unwrap_or_else(|error| refuse(name, error)))
+        }
+        DeviceLocation::Pci(place) => {
+            let found =
+                pci::Found::find(&HOST, window, place, device_id).unwrap_or_else(|error| refuse(name, error));
+            found.placed().for_each(|registers| map_registers(name, registers));
+            Box::new(found.start(&HOST))
+        }
+    }
+}
+
+/// Where PCI devices get their registers: what is left of [`PCI_WINDOW`] when all memory is taken out of it.
+fn pci_window(info: &BootInfo) -> Window {
+    let top = |region: &MemoryRegion| if region.start < PCI_WINDOW.end { region.end } else { 0 };
+    let start = info.memory().iter().map(top).max().unwrap_or(0).clamp(PCI_WINDOW.start, PCI_WINDOW.end);
+    // Both ends of the window are below 4 GiB.
+    Window::new(start as u32..PCI_WINDOW.end as u32)
 }
 
 /// Sets the serial port up and says that the kernel runs.
@@ -186,16 +219,17 @@ pub fn manifest(info: &BootInfo) -> Manifest {
 }
 
 /// Starts the drivers.
-pub fn init(options: &Options) {
+pub fn init(info: &BootInfo, options: &Options) {
     let mut devices = Devices { console: None, root: None };
+    let mut window = pci_window(info);
     if let Some(at) = options.console {
-        let transport = mapped("console", at, console::DEVICE_ID);
+        let transport = find("console", at, console::DEVICE_ID, &mut window);
         let device = console::Console::new(&HOST, &ENVIRONMENT, &SharedPages, transport)
             .unwrap_or_else(|error| refuse("console", error));
-        devices.console = Some((device, at.line));
+        devices.console = Some((device, at));
     }
     if let Some(at) = options.root {
-        let transport = mapped("root disk", at, blk::DEVICE_ID);
+        let transport = find("root disk", at, blk::DEVICE_ID, &mut window);
         let device = blk::Blk::new(&HOST, &ENVIRONMENT, &SharedPages, transport)
             .unwrap_or_else(|error| refuse("root disk", error));
         devices.root = Some(device);
@@ -226,9 +260,17 @@ pub fn enable_interrupts() {
     // A BIOS may have left the 8259s unmasked, on vectors that are exceptions'.
     HOST.out8(0x21, 0xff);
     HOST.out8(0xa1, 0xff);
-    if let Some((_, line)) = stdio()
-        && let Err(litebox_core::platform::OutOfMemory) = ioapic::enable(*line)
-    {
-        log::line(format_args!("no memory to map the I/O APIC: input is looked for on timer ticks only"));
+    let Some((console, at)) = stdio() else { return };
+    let routed = match at {
+        DeviceLocation::Mmio { line, .. } => ioapic::enable(*line).is_ok(),
+        DeviceLocation::Pci(_) => match u8::try_from(apic::id()) {
+            Ok(apic_id) => console
+                .route_interrupts(Message { apic_id, vector: DEVICE_VECTOR })
+                .unwrap_or_else(|error| refuse("console", error)),
+            Err(_) => false,
+        },
+    };
+    if !routed {
+        log::line(format_args!("the console cannot interrupt: input is looked for on timer ticks only"));
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::mm::layout::DEVICE_MAP;
 use boot::CPU;
-use platform_snp::host::HostIo;
 use platform_snp::host::direct::Direct;
 use platform_snp::host::ghcb::GhcbHost;
+use platform_snp::host::{HostIo, Width};
 use platform_snp::snp::Instructions;
 use platform_snp::snp::Violation;
 use platform_snp::snp::instructions::{PageSize, Validation};
@@ -91,10 +91,10 @@ impl HostIo for Host {
     fn out8_each(&self, port: u16, bytes: &[u8]) {
         self.io().out8_each(port, bytes);
     }
-    fn mmio_read32(&self, address: u64) -> u32 {
-        self.io().mmio_read32(address)
+    fn mmio_read(&self, address: u64, width: Width) -> u32 {
+        self.io().mmio_read(address, width)
     }
-    fn mmio_write32(&self, address: u64, value: u32) {
-        self.io().mmio_write32(address, value);
+    fn mmio_write(&self, address: u64, width: Width, value: u32) {
+        self.io().mmio_write(address, width, value);
     }
 }

@@ -63,7 +63,7 @@ fn kernel_main(info: &mut BootInfo) -> ! {
     let manifest = devices::manifest(info);
     log::set_enabled(manifest.log != LogLevel::Off);
     log::line(format_args!("{} pages of memory, {} kHz", mm::heap::POOL.total_pages(), clock::khz()));
-    devices::init(&options);
+    devices::init(info, &options);
     let main = Box::new(move || litebox_main(&platform::KERNEL, manifest));
     if sched::spawn(main).is_err() {
         power::bad_launch(format_args!("not enough memory for the first thread"));

@@ -91,6 +91,7 @@ impl Write for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::Width;
     use std::sync::Mutex;
 
     #[derive(Default)]
@@ -111,10 +112,10 @@ mod tests {
             0
         }
         fn out32(&self, _: u16, _: u32) {}
-        fn mmio_read32(&self, _: u64) -> u32 {
+        fn mmio_read(&self, _: u64, _: Width) -> u32 {
             0
         }
-        fn mmio_write32(&self, _: u64, _: u32) {}
+        fn mmio_write(&self, _: u64, _: Width, _: u32) {}
     }
 
     fn line(ending: Ending, why: fmt::Arguments<'_>) -> Vec<u8> {

@@ -12,6 +12,7 @@ mod error;
 pub mod exit;
 pub mod fw_cfg;
 pub mod host;
+pub mod pci;
 pub mod snp;
 pub mod uart;
 pub mod virtio;

@@ -5,7 +5,7 @@
 //! thirty instructions. QEMU puts the kernel's segments into memory.
 //!
 //! Source: Intel SDM volume 3, section 10.1.4 (first instruction at 0xffff_fff0); QEMU's `hw/i386/microvm.c` and `x86.c` (the last 64 KiB of firmware are
-//! visible below 1 MiB too; RAM above 3 GiB continues at 4 GiB); Xen's `docs/misc/pvh.pandoc` and `public/arch-x86/hvm/start_info.h`.
+//! visible below 1 MiB too; RAM continues at 4 GiB); Xen's `docs/misc/pvh.pandoc` and `public/arch-x86/hvm/start_info.h`.
 
 /// Bytes of the image.
 pub const SIZE: usize = 0x1_0000;
@@ -15,9 +15,7 @@ const BASE: u32 = 0xf_0000;
 const MODULE: u32 = 0x1_0000;
 /// Conventional memory ends here.
 const LOW_END: u64 = 0x9_f000;
-/// RAM below 4 GiB ends here at the latest.
-const GAP_START: u64 = 0xc000_0000;
-/// Where it continues.
+/// Where RAM continues that has no room below the devices.
 const GAP_END: u64 = 1 << 32;
 
 /// Offsets in the image.
@@ -36,6 +34,8 @@ pub struct Rom<'a> {
     pub entry: u32,
     /// Bytes of RAM.
     pub memory: u64,
+    /// RAM below 4 GiB ends here at the latest.
+    pub low_memory_end: u64,
     /// The kernel's command line.
     pub command_line: &'a str,
     /// The manifest.
@@ -122,11 +122,11 @@ impl Rom<'_> {
         image
     }
 
-    /// RAM as QEMU's microvm lays it out, but for the firmware's last 64 KiB below 1 MiB and what is customarily left alone before them.
+    /// RAM as QEMU lays it out, but for the firmware's last 64 KiB below 1 MiB and what is customarily left alone before them.
     fn ram(&self) -> Vec<(u64, u64)> {
-        let mut ram = vec![(0, LOW_END), (1 << 20, self.memory.min(GAP_START))];
-        if self.memory > GAP_START {
-            ram.push((GAP_END, GAP_END + (self.memory - GAP_START)));
+        let mut ram = vec![(0, LOW_END), (1 << 20, self.memory.min(self.low_memory_end))];
+        if self.memory > self.low_memory_end {
+            ram.push((GAP_END, GAP_END + (self.memory - self.low_memory_end)));
         }
         ram
     }
@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn rom<'a>(memory: u64, manifest: &'a [u8]) -> Rom<'a> {
-        Rom { entry: 0x10_0040, memory, command_line: "a=b c=d", manifest }
+        Rom { entry: 0x10_0040, memory, low_memory_end: 3 << 30, command_line: "a=b c=d", manifest }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::emulate::arguments::Emulate;
+use crate::machine::Bus;
 
 /// Run one Linux program alone in a virtual machine, and what belongs to that.
 #[derive(Debug, Parser)]
@@ -73,6 +74,9 @@ pub struct Run {
     /// What executes the guest; `auto` tries kvm and falls back to tcg
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub accel: Accel,
+    /// How the machine has its devices
+    #[arg(long, value_enum, default_value_t = Bus::Mmio)]
+    pub bus: Bus,
     /// Show the kernel's log on stderr
     #[arg(short, long)]
     pub verbose: bool,

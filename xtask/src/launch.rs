@@ -184,6 +184,7 @@ fn firmware(spec: &LaunchSpec) -> Result<(Vec<u8>, bool)> {
     let rom = Rom {
         entry: entry.try_into().with_context(|| format!("{} is no kernel of ours", path.display()))?,
         memory: spec.machine.memory,
+        low_memory_end: spec.machine.bus.low_memory_end(spec.machine.memory),
         command_line: &spec.machine.command_line(),
         manifest: &spec.payload,
     };

@@ -11,6 +11,8 @@ use std::fmt;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use clap::ValueEnum;
+
 /// What executes the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
@@ -57,6 +59,26 @@ pub enum Boot {
     Emulator,
 }
 
+/// How the guest finds its devices, and so what machine it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Bus {
+    /// At fixed addresses, in QEMU's smallest machine (microvm), which starts soonest
+    Mmio,
+    /// On PCI, in an ordinary PC (q35), as hosts for SNP have them
+    Pci,
+}
+
+impl Bus {
+    /// Where memory below 4 GiB ends at the latest, in a machine with so much (QEMU's `hw/i386/microvm.c`, `pc_q35.c`).
+    pub fn low_memory_end(self, memory: u64) -> u64 {
+        match self {
+            Self::Mmio => 0xc000_0000,
+            Self::Pci if memory >= 0xb000_0000 => 0x8000_0000,
+            Self::Pci => 0xb000_0000,
+        }
+    }
+}
+
 /// Memory of the emulator's own, in MiB, besides twice the IGVM file.
 pub const EMULATOR_RESERVE: u64 = 32;
 
@@ -65,6 +87,8 @@ pub const EMULATOR_RESERVE: u64 = 32;
 pub struct Machine {
     /// What is started.
     pub boot: Boot,
+    /// Where its devices are.
+    pub bus: Bus,
     /// Whether the emulator reports each exchange.
     pub trace: bool,
     /// The ELF file of the kernel, or of the emulator.
@@ -83,18 +107,38 @@ pub struct Machine {
     pub realtime_ns: u64,
 }
 
-/// First register of the virtio-mmio slot.
-fn slot_address(slot: u32) -> u32 {
-    0xfeb0_0000 + slot * 0x200
+/// A virtio device's slot; on PCI the first two are the chipset's.
+#[derive(Clone, Copy)]
+enum Slot {
+    Console = 0,
+    Root = 1,
 }
 
-/// The I/O APIC input of a virtio-mmio slot.
-fn slot_interrupt(slot: u32) -> u32 {
-    5 + slot
-}
+impl Slot {
+    /// Where the kernel finds it.
+    fn option(self, bus: Bus) -> String {
+        let slot = self as u32;
+        match bus {
+            Bus::Mmio => format!("mmio:{:#x}:{}", 0xfeb0_0000 + slot * 0x200, 5 + slot),
+            Bus::Pci => format!("pci:00:{:02x}.0", slot + 2),
+        }
+    }
 
-const CONSOLE_SLOT: u32 = 0;
-const ROOT_SLOT: u32 = 1;
+    /// The device of this kind there, as QEMU's words. A guest that shares only what it must demands VIRTIO_F_ACCESS_PLATFORM.
+    fn device(self, bus: Bus, kind: &str) -> String {
+        let slot = self as u32;
+        match bus {
+            Bus::Mmio => format!("{kind}-device,bus=virtio-mmio-bus.{slot}"),
+            // Like on MMIO, without a thread in between.
+            Bus::Pci => {
+                format!(
+                    "{kind}-pci,addr={:02x}.0,disable-legacy=on,iommu_platform=on,ioeventfd=off",
+                    slot + 2
+                )
+            }
+        }
+    }
+}
 
 /// Words in a QEMU option string are separated by commas; one that belongs to a value is doubled.
 pub fn escape_commas(path: &std::path::Path) -> OsString {
@@ -112,10 +156,9 @@ pub fn escape_commas(path: &std::path::Path) -> OsString {
 impl Machine {
     /// The kernel's command line.
     pub fn command_line(&self) -> String {
-        let mut words =
-            vec![format!("console=mmio:{:#x}:{}", slot_address(CONSOLE_SLOT), slot_interrupt(CONSOLE_SLOT))];
+        let mut words = vec![format!("console={}", Slot::Console.option(self.bus))];
         if self.root.is_some() {
-            words.push(format!("root=mmio:{:#x}:{}", slot_address(ROOT_SLOT), slot_interrupt(ROOT_SLOT)));
+            words.push(format!("root={}", Slot::Root.option(self.bus)));
         }
         if let Some(khz) = self.tsc_khz {
             words.push(format!("tsc_khz={khz}"));
@@ -129,18 +172,23 @@ impl Machine {
         let mut args: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
         add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
-        add(&[
-            "-M",
-            "microvm,acpi=off,pit=on,pic=off,rtc=on,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off",
-        ]);
-        add(&["-global", "virtio-mmio.force-legacy=false"]);
-        // Without a thread in between, a device does what it is told before the guest goes on: sooner, and in an order that can be repeated.
-        add(&["-global", "virtio-mmio.ioeventfd=off"]);
+        match self.bus {
+            Bus::Mmio => {
+                add(&[
+                    "-M",
+                    "microvm,acpi=off,pit=on,pic=off,rtc=on,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off",
+                ]);
+                add(&["-global", "virtio-mmio.force-legacy=false"]);
+                // Without a thread in between, a device does what it is told before the guest goes on: sooner, and in an order that can be repeated.
+                add(&["-global", "virtio-mmio.ioeventfd=off"]);
+            }
+            Bus::Pci => add(&["-M", "q35,sata=off,smbus=off,i8042=off,vmport=off,smm=off"]),
+        }
         add(&["-accel", &self.accelerator.to_string(), "-cpu", &self.cpu, "-smp", "1"]);
         let reserve = if self.boot == Boot::Emulator { EMULATOR_RESERVE << 10 } else { 0 };
         add(&["-m", &format!("{}k", self.memory / 1024 + reserve)]);
         add(&["-chardev", &format!("socket,id=serial,fd={}", streams.serial), "-serial", "chardev:serial"]);
-        add(&["-device", &format!("virtio-serial-device,max_ports=4,bus=virtio-mmio-bus.{CONSOLE_SLOT}")]);
+        add(&["-device", &format!("{},max_ports=4", Slot::Console.device(self.bus, "virtio-serial"))]);
         for (number, (name, fd)) in
             [("stdin", streams.stdin), ("stdout", streams.stdout), ("stderr", streams.stderr)]
                 .iter()
@@ -177,7 +225,7 @@ impl Machine {
             args.push("-drive".into());
             args.push(drive);
             args.push("-device".into());
-            args.push(format!("virtio-blk-device,drive=root,bus=virtio-mmio-bus.{ROOT_SLOT}").into());
+            args.push(format!("{},drive=root", Slot::Root.device(self.bus, "virtio-blk")).into());
         }
         args
     }
@@ -190,6 +238,7 @@ mod tests {
     fn machine() -> Machine {
         Machine {
             boot: Boot::Pvh,
+            bus: Bus::Mmio,
             trace: false,
             kernel: "/k".into(),
             root: Some("/a,b".into()),
@@ -209,6 +258,8 @@ mod tests {
         );
         let bare = Machine { root: None, tsc_khz: None, ..machine() };
         assert_eq!(bare.command_line(), "console=mmio:0xfeb00000:5 realtime_ns=7");
+        let pci = Machine { bus: Bus::Pci, ..bare };
+        assert_eq!(pci.command_line(), "console=pci:00:02.0 realtime_ns=7");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::cli::{Platform, Run};
 use crate::launch::{Ending, Input, LaunchSpec, Outcome, Output, launch};
-use crate::machine::{Boot, Machine};
+use crate::machine::{Boot, Bus, Machine};
 use crate::protocol::status;
 use crate::workload::{self, Workload};
 use crate::{accel, host, igvm, kernel, qemu};
@@ -88,6 +88,7 @@ fn attempt(args: &Run, ran: &mut Option<(Machine, bool)>) -> Result<Outcome, Fai
     let accelerator = accel::choose(args.accel, &qemu)?;
     let manifest = manifest(args, &workload)?;
     let mut machine = machine(kernel, accelerator, args.memory, Some(workload.image.path.clone()));
+    machine.bus = args.bus;
     let payload = match boot {
         Boot::Pvh => manifest,
         Boot::Emulator => {
@@ -136,6 +137,7 @@ pub fn machine(
         .unwrap_or_default();
     Machine {
         boot: Boot::Pvh,
+        bus: Bus::Mmio,
         trace: false,
         kernel,
         root,

@@ -1,6 +1,6 @@
 //! The host of a plain VM: port instructions, and loads and stores through a mapping that the kernel made.
 
-use super::HostIo;
+use super::{HostIo, Width};
 use core::arch::asm;
 
 /// Direct access to ports and to device memory.
@@ -42,12 +42,26 @@ impl HostIo for Direct {
     ports!(in16, out16, u16, "ax");
     ports!(in32, out32, u32, "eax");
 
-    fn mmio_read32(&self, address: u64) -> u32 {
-        // SAFETY: the contract of `new`: a device register is mapped there.
-        unsafe { (self.map)(address).cast::<u32>().read_volatile() }
+    fn mmio_read(&self, address: u64, width: Width) -> u32 {
+        let at = (self.map)(address);
+        // SAFETY: the contract of `new`: a device register is mapped there; drivers access registers at multiples of their width.
+        unsafe {
+            match width {
+                Width::Byte => at.read_volatile().into(),
+                Width::Half => at.cast::<u16>().read_volatile().into(),
+                Width::Word => at.cast::<u32>().read_volatile(),
+            }
+        }
     }
-    fn mmio_write32(&self, address: u64, value: u32) {
+    fn mmio_write(&self, address: u64, width: Width, value: u32) {
+        let at = (self.map)(address);
         // SAFETY: as above.
-        unsafe { (self.map)(address).cast::<u32>().write_volatile(value) }
+        unsafe {
+            match width {
+                Width::Byte => at.write_volatile(value as u8),
+                Width::Half => at.cast::<u16>().write_volatile(value as u16),
+                Width::Word => at.cast::<u32>().write_volatile(value),
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! The same drivers run on it as on [`super::direct`]. An answer that cannot be ends the guest on the spot, with a reason code: there is nobody to
 //! report it to but the host.
 
-use super::HostIo;
+use super::{HostIo, Width};
 use crate::snp::ghcb::{Answer, Ghcb};
 use crate::snp::{Instructions, Violation};
 use spin::Mutex;
@@ -71,10 +71,11 @@ impl<I: Instructions> HostIo for GhcbHost<I> {
     fn out8_each(&self, port: u16, bytes: &[u8]) {
         self.ask((), |ghcb| ghcb.port_out_bytes(port, bytes));
     }
-    fn mmio_read32(&self, address: u64) -> u32 {
-        self.ask(!0, |ghcb| ghcb.mmio_read(address))
+    fn mmio_read(&self, address: u64, width: Width) -> u32 {
+        let nothing = !0 >> (32 - 8 * u32::from(width.bytes()));
+        self.ask(nothing, |ghcb| ghcb.mmio_read(address, width))
     }
-    fn mmio_write32(&self, address: u64, value: u32) {
-        self.ask((), |ghcb| ghcb.mmio_write(address, value));
+    fn mmio_write(&self, address: u64, width: Width, value: u32) {
+        self.ask((), |ghcb| ghcb.mmio_write(address, width, value));
     }
 }

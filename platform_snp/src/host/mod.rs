@@ -9,6 +9,28 @@ pub mod ghcb;
 use core::sync::atomic::{Ordering, fence};
 use litebox_core::platform::Attack;
 
+/// How many bits of device memory an access takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// 8.
+    Byte,
+    /// 16.
+    Half,
+    /// 32.
+    Word,
+}
+
+impl Width {
+    /// In bytes.
+    pub const fn bytes(self) -> u8 {
+        match self {
+            Width::Byte => 1,
+            Width::Half => 2,
+            Width::Word => 4,
+        }
+    }
+}
+
 /// Register accesses. Whatever a read returns is the host's word.
 pub trait HostIo: Send + Sync {
     /// Reads a byte from a port.
@@ -27,10 +49,19 @@ pub trait HostIo: Send + Sync {
     fn in32(&self, port: u16) -> u32;
     /// Writes 32 bits to a port.
     fn out32(&self, port: u16, value: u32);
-    /// Reads 32 bits of device memory at a physical address.
-    fn mmio_read32(&self, address: u64) -> u32;
-    /// Writes 32 bits of device memory at a physical address.
-    fn mmio_write32(&self, address: u64, value: u32);
+    /// Reads device memory at a physical address.
+    fn mmio_read(&self, address: u64, width: Width) -> u32;
+    /// Writes device memory at a physical address.
+    fn mmio_write(&self, address: u64, width: Width, value: u32);
+
+    /// Reads 32 bits of device memory.
+    fn mmio_read32(&self, address: u64) -> u32 {
+        self.mmio_read(address, Width::Word)
+    }
+    /// Writes 32 bits of device memory.
+    fn mmio_write32(&self, address: u64, value: u32) {
+        self.mmio_write(address, Width::Word, value);
+    }
 
     /// Orders reads of shared memory.
     fn rmb(&self) {

@@ -6,6 +6,7 @@
 
 use super::{Instructions, Violation};
 use crate::dma::DmaRegion;
+use crate::host::Width;
 
 const RAX: usize = 0x1f8;
 const RCX: usize = 0x308;
@@ -53,6 +54,11 @@ pub struct Ghcb<I> {
 
 /// A field as a request writes it.
 type Field = (usize, u64);
+
+/// The bits of the low `size` bytes: 1, 2 or 4.
+fn mask(size: u8) -> u64 {
+    u64::MAX >> (64 - 8 * u32::from(size))
+}
 
 impl<I: Instructions> Ghcb<I> {
     /// `page` is one page of shared memory, registered with the host.
@@ -118,7 +124,7 @@ impl<I: Instructions> Ghcb<I> {
         let info = u64::from(port) << 16 | u64::from(size) << 4 | 1;
         let [a, b] = self.infos(info, 0);
         let answer = self.exchange(IOIO, &[a, b, (RAX, 0)], [RAX])?;
-        Ok(answer.map(|(_, [rax])| (rax & (u64::MAX >> (64 - 8 * u32::from(size)))) as u32))
+        Ok(answer.map(|(_, [rax])| (rax & mask(size)) as u32))
     }
 
     /// OUT.
@@ -126,8 +132,7 @@ impl<I: Instructions> Ghcb<I> {
         let info = u64::from(port) << 16 | u64::from(size) << 4;
         let [a, b] = self.infos(info, 0);
         // Only as many bytes as are written: nothing else of a register is told.
-        let value = u64::from(value) & (u64::MAX >> (64 - 8 * u32::from(size)));
-        Ok(self.exchange(IOIO, &[a, b, (RAX, value)], [])?.map(|_| ()))
+        Ok(self.exchange(IOIO, &[a, b, (RAX, u64::from(value) & mask(size))], [])?.map(|_| ()))
     }
 
     /// OUTS of bytes: one exit for up to [`BUFFER_SIZE`] of them.
@@ -158,18 +163,18 @@ impl<I: Instructions> Ghcb<I> {
         Ok(self.exchange(MSR, &fields, [])?.map(|_| ()))
     }
 
-    /// Reads four bytes of device memory.
-    pub fn mmio_read(&self, address: u64) -> Answer<u32> {
+    /// Reads device memory.
+    pub fn mmio_read(&self, address: u64, width: Width) -> Answer<u32> {
         self.page.write_u64(BUFFER, 0);
-        let [a, b] = self.infos(address, 4);
+        let [a, b] = self.infos(address, width.bytes().into());
         let answer = self.exchange(MMIO_READ, &[a, b, (SCRATCH, self.page.bus(BUFFER))], [])?;
-        Ok(answer.map(|_| self.page.read_u32(BUFFER)))
+        Ok(answer.map(|_| self.page.read_u32(BUFFER) & mask(width.bytes()) as u32))
     }
 
-    /// Writes four bytes of device memory.
-    pub fn mmio_write(&self, address: u64, value: u32) -> Answer<()> {
-        self.page.write_u64(BUFFER, value.into());
-        let [a, b] = self.infos(address, 4);
+    /// Writes device memory.
+    pub fn mmio_write(&self, address: u64, width: Width, value: u32) -> Answer<()> {
+        self.page.write_u64(BUFFER, u64::from(value) & mask(width.bytes()));
+        let [a, b] = self.infos(address, width.bytes().into());
         Ok(self.exchange(MMIO_WRITE, &[a, b, (SCRATCH, self.page.bus(BUFFER))], [])?.map(|_| ()))
     }
 

@@ -12,6 +12,7 @@ use crate::{
     DeviceError,
     dma::{DmaPool, DmaRegion},
     host::{Environment, HostIo},
+    pci::Message,
 };
 use alloc::{boxed::Box, vec, vec::Vec};
 use litebox_core::platform::{Console as South, Input, Stream};
@@ -205,6 +206,14 @@ impl<'h, T: Transport> Console<'h, T> {
             dead: false,
         };
         Ok(Self { host, environment, transport, state: Mutex::new(state), notifier: Mutex::new(None) })
+    }
+
+    /// Has the device send a message when there is input. `Ok(false)`: it has a line instead, or nothing.
+    ///
+    /// # Errors
+    /// The device contradicts itself.
+    pub fn route_interrupts(&self, message: Message) -> Result<bool, DeviceError> {
+        self.transport.route(&[CONTROL_RX, port_queue(STDIN)], message)
     }
 
     /// Acknowledges the device's interrupt.

@@ -7,9 +7,13 @@
 pub mod blk;
 pub mod console;
 pub mod mmio;
+pub mod pci;
 pub mod queue;
+mod registers;
 
 use crate::DeviceError;
+use crate::pci::Message;
+use alloc::boxed::Box;
 use queue::QueueAddresses;
 
 /// `VIRTIO_F_VERSION_1`.
@@ -17,7 +21,7 @@ pub const F_VERSION_1: u64 = 1 << 32;
 /// `VIRTIO_F_ACCESS_PLATFORM`: DMA goes by platform rules (shared pages, IOMMU).
 pub const F_ACCESS_PLATFORM: u64 = 1 << 33;
 
-/// How a device is reached: MMIO now, PCI on other hosts.
+/// How a device is reached: MMIO or PCI.
 pub trait Transport: Send + Sync {
     /// Resets the device and agrees on features: of `wanted` and of the two above, those offered. `VERSION_1` is required.
     fn negotiate(&self, wanted: u64) -> Result<u64, DeviceError>;
@@ -29,8 +33,12 @@ pub trait Transport: Send + Sync {
     fn notify(&self, queue: u16);
     /// Acknowledges whatever interrupt is asserted.
     fn ack_interrupt(&self);
+    /// Has the device interrupt for these queues by a message. `Ok(false)`: it cannot, and has a line, or nothing.
+    fn route(&self, _queues: &[u16], _message: Message) -> Result<bool, DeviceError> {
+        Ok(false)
+    }
     /// Reads 32 bits of the device's configuration.
-    fn config32(&self, offset: u16) -> u32;
+    fn config32(&self, offset: u16) -> Result<u32, DeviceError>;
     /// Changes when the configuration does.
     fn config_generation(&self) -> u32;
 
@@ -38,13 +46,40 @@ pub trait Transport: Send + Sync {
     fn config64(&self, offset: u16) -> Result<u64, DeviceError> {
         for _ in 0..16 {
             let before = self.config_generation();
-            let low = self.config32(offset);
-            let high = self.config32(offset + 4);
+            let low = self.config32(offset)?;
+            let high = self.config32(offset + 4)?;
             if self.config_generation() == before {
                 return Ok(u64::from(high) << 32 | u64::from(low));
             }
         }
         Err(DeviceError::BadDevice("a virtio configuration never rests"))
+    }
+}
+
+impl Transport for Box<dyn Transport> {
+    fn negotiate(&self, wanted: u64) -> Result<u64, DeviceError> {
+        (**self).negotiate(wanted)
+    }
+    fn setup_queue(&self, index: u16, size: u16, at: QueueAddresses) -> Result<(), DeviceError> {
+        (**self).setup_queue(index, size, at)
+    }
+    fn driver_ok(&self) {
+        (**self).driver_ok();
+    }
+    fn notify(&self, queue: u16) {
+        (**self).notify(queue);
+    }
+    fn ack_interrupt(&self) {
+        (**self).ack_interrupt();
+    }
+    fn route(&self, queues: &[u16], message: Message) -> Result<bool, DeviceError> {
+        (**self).route(queues, message)
+    }
+    fn config32(&self, offset: u16) -> Result<u32, DeviceError> {
+        (**self).config32(offset)
+    }
+    fn config_generation(&self) -> u32 {
+        (**self).config_generation()
     }
 }
 

@@ -1,10 +1,12 @@
 //! Drivers against a model device that shares their memory, honest and hostile.
 
+mod pci;
+
 use super::{Transport, blk::Blk, console::Console, mmio::Mmio, queue::*};
 use crate::{
     DeviceError,
     dma::{DmaPool, DmaRegion, tests::region},
-    host::{Environment, HostIo},
+    host::{Environment, HostIo, Width},
 };
 use litebox_core::platform::{Attack, BlockDevice, BlockError, Console as _, Input, Stream};
 use proptest::prelude::*;
@@ -206,7 +208,7 @@ impl HostIo for World {
         !0
     }
     fn out32(&self, _: u16, _: u32) {}
-    fn mmio_read32(&self, address: u64) -> u32 {
+    fn mmio_read(&self, address: u64, _: Width) -> u32 {
         let mut model = self.model.lock().unwrap();
         model.accesses += 1;
         match address {
@@ -222,7 +224,7 @@ impl HostIo for World {
             _ => 0,
         }
     }
-    fn mmio_write32(&self, address: u64, value: u32) {
+    fn mmio_write(&self, address: u64, _: Width, value: u32) {
         let model = &mut *self.model.lock().unwrap();
         model.accesses += 1;
         model.registers.insert(address, value);
