@@ -20,6 +20,7 @@ pub mod format;
 pub mod id_block;
 pub mod load;
 pub mod parameter;
+pub mod policy;
 pub mod profile;
 pub mod vmsa;
 

@@ -19,7 +19,7 @@ use crate::format::{
 };
 use crate::parameter::MAX_PARAMETER_BYTES;
 use crate::profile::{HostProfile, Violation};
-use crate::vmsa::KVM_VMSA_GPA;
+use crate::vmsa::{KVM_VMSA_GPA, Vmsa};
 use crate::{LARGE_PAGE_SIZE, PAGE_SIZE};
 
 /// Pages of 4 KiB that a plan may give to the PSP: 4 GiB. At a millisecond each nobody waits for more.
@@ -138,8 +138,7 @@ pub struct LoadPlan<'a> {
     pub platform: Platform,
     /// The guest policy for SNP_LAUNCH_START.
     pub policy: u64,
-    /// The steps. With more than one CPU, KVM adds a save area for each of the others: a caller that knows their registers
-    /// appends them.
+    /// The steps. With more than one CPU, KVM adds a save area for each of the others: see [`LoadPlan::digest_with`].
     pub ops: Vec<LoadOp<'a>>,
     /// For SNP_LAUNCH_FINISH.
     pub id_block: Option<&'a SnpIdBlock>,
@@ -316,9 +315,17 @@ impl<'a> LoadPlan<'a> {
 
     /// The launch digest that the PSP will have.
     pub fn digest(&self) -> Sha384Digest {
+        self.digest_with(&[])
+    }
+
+    /// The same with further CPUs, whose save areas KVM measures behind that of the first.
+    pub fn digest_with(&self, further_cpus: &[Vmsa]) -> Sha384Digest {
         let mut digest = LaunchDigest::new();
         for op in &self.ops {
             op.measure(&mut digest);
+        }
+        for vmsa in further_cpus {
+            digest.vmsa(KVM_VMSA_GPA, &vmsa.to_page());
         }
         *digest.value()
     }

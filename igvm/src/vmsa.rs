@@ -365,6 +365,27 @@ impl Vmsa {
         vmsa
     }
 
+    /// A CPU after reset as QEMU hands it to KVM, and KVM to the PSP: for CPUs whose registers a file does not give. `signature` is CPUID leaf 1 EAX
+    /// of the CPU's model.
+    ///
+    /// Source: QEMU `target/i386/cpu.c`, `x86_cpu_reset_hold`; Linux `arch/x86/kvm/svm/sev.c`, `sev_es_sync_vmsa`; COCONUT-SVSM and
+    /// `sev-snp-measure` (`vmsa.py`), which know them by the measurements that they must reproduce.
+    pub fn reset(signature: u32, features: SevFeatures) -> Self {
+        let segment = |attributes| Segment { selector: 0, attributes, limit: 0xffff, base: 0 };
+        let mut vmsa = Self::zeroed();
+        (vmsa.es, vmsa.ss, vmsa.ds, vmsa.fs, vmsa.gs) =
+            (segment(0x93), segment(0x93), segment(0x93), segment(0x93), segment(0x93));
+        vmsa.cs = Segment { selector: 0xf000, base: 0xffff_0000, ..segment(0x9b) };
+        (vmsa.gdtr, vmsa.idtr) = (segment(0), segment(0));
+        (vmsa.ldtr, vmsa.tr) = (segment(0x82), segment(0x8b));
+        (vmsa.efer, vmsa.cr4, vmsa.cr0) = (EFER_SVME, CR4_MCE, CR0_ET);
+        (vmsa.dr6, vmsa.dr7, vmsa.rflags, vmsa.rip) = (DR6_RESET, DR7_RESET, 2, 0xfff0);
+        (vmsa.pat, vmsa.xcr0, vmsa.mxcsr, vmsa.x87_fcw) = (PAT_RESET, 1, MXCSR_RESET, FCW_RESET);
+        vmsa.rdx = signature.into();
+        vmsa.sev_features = features.bits();
+        vmsa
+    }
+
     fn common(rip: u64) -> Self {
         let mut vmsa = Self::zeroed();
         let data = Segment::flat(0x10, 0xa093);
@@ -431,6 +452,13 @@ mod tests {
         assert_eq!((protected.cr0, protected.efer), (0x31, 0x1800));
         assert_eq!(protected.entry_mode(), EntryMode::Protected { paging: false });
         assert_eq!(protected.features(), SevFeatures::SNP_ACTIVE);
+    }
+
+    #[test]
+    fn a_cpu_after_reset_is_in_real_mode_below_4_gib() {
+        let vmsa = Vmsa::reset(0x00a0_0f11, SevFeatures::SNP_ACTIVE);
+        assert_eq!(vmsa.entry_mode(), EntryMode::Real);
+        assert_eq!((vmsa.cs.base + vmsa.rip, vmsa.rdx), (0xffff_fff0, 0x00a0_0f11));
     }
 
     #[test]

@@ -3,12 +3,12 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use litebox_igvm::PAGE_SIZE;
 use litebox_igvm::digest::{LaunchDigest, PageType, VmplPermissions};
-use litebox_igvm::vmsa::KVM_VMSA_GPA;
+use litebox_igvm::vmsa::{KVM_VMSA_GPA, SevFeatures, Vmsa};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -59,6 +59,10 @@ fn python() -> Result<PathBuf, String> {
     Ok(python)
 }
 
+fn python_or_skip() -> Option<PathBuf> {
+    python().map_err(|reason| println!("SKIPPED, since {PACKAGE} is not to be had: {reason}")).ok()
+}
+
 fn pages() -> impl Strategy<Value = Vec<(PageType, u64, u8)>> {
     let page_type = prop::sample::select(vec![
         PageType::Normal,
@@ -79,13 +83,7 @@ fn pages() -> impl Strategy<Value = Vec<(PageType, u64, u8)>> {
 
 #[test]
 fn digests_are_equal() {
-    let python = match python() {
-        Ok(python) => python,
-        Err(reason) => {
-            println!("SKIPPED, since {PACKAGE} is not to be had: {reason}");
-            return;
-        }
-    };
+    let Some(python) = python_or_skip() else { return };
     let mut runner = TestRunner::deterministic();
     let mut input = String::new();
     let mut expected = String::new();
@@ -102,8 +100,12 @@ fn digests_are_equal() {
         }
         expected += "\n";
     }
+    assert_eq!(run(&python, SCRIPT, &input), expected);
+}
+
+fn run(python: &Path, script: &str, input: &str) -> String {
     let mut child = Command::new(python)
-        .args(["-c", SCRIPT])
+        .args(["-c", script])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -111,5 +113,28 @@ fn digests_are_equal() {
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success());
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What KVM measures for a CPU that QEMU has only reset.
+#[test]
+fn save_areas_after_reset_are_equal() {
+    const SCRIPT: &str = "
+import sys
+from sevsnpmeasure.vmsa import VMSA
+for line in sys.stdin:
+    signature, features = (int(word, 0) for word in line.split())
+    print(bytes(VMSA.build_save_area(0xfffffff0, features, signature)).hex())
+";
+    let Some(python) = python_or_skip() else { return };
+    let cpus = [(0x0080_0f12, 1), (0x00a0_0f11, 0x21), (0x00b0_0f00, 0x201)];
+    let input: String =
+        cpus.iter().map(|(signature, features)| format!("{signature:#x} {features:#x}\n")).collect();
+    let output = run(&python, SCRIPT, &input);
+    for ((signature, features), theirs) in cpus.into_iter().zip(output.lines()) {
+        let vmsa = Vmsa::reset(signature, SevFeatures::from_bits_retain(features));
+        let ours: String = vmsa.to_page().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(ours, theirs, "{signature:#x}");
+    }
+    assert_eq!(output.lines().count(), cpus.len());
 }

@@ -1,14 +1,14 @@
 //! The command line: options, their values and their help.
 
-use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::emulate::arguments::Emulate;
+use crate::igvm::arguments::{BuildIgvm, Inspect, Measure};
 use crate::machine::Bus;
+use crate::workload::arguments::Program;
 
 /// Run one Linux program alone in a virtual machine, and what belongs to that.
 #[derive(Debug, Parser)]
@@ -32,6 +32,12 @@ pub enum Task {
     RunSnp(Run),
     /// Boot an SNP guest, from an IGVM file or a Linux kernel, in the SNP emulator
     Emulate(Box<Emulate>),
+    /// Build the launch image of a program: an IGVM file, the workload image, and reference values for verifiers
+    BuildIgvm(Box<BuildIgvm>),
+    /// Say the launch digest of an IGVM file, without launching it
+    Measure(Measure),
+    /// Explain an IGVM file: what lies where, what is measured, what is to run, who would refuse it
+    Inspect(Inspect),
     /// Fetch Debian's cloud kernel, for `emulate --linux`, and print the directory it is in
     FetchLinux(FetchLinux),
     /// Say what this host can do and what to install
@@ -51,23 +57,16 @@ Exit status: the program's own; 128+N if signal N ended it; 121 the guest detect
 122 kernel bug; 124 timed out; 125 the launcher failed; 126 not executable; 127 not found; 130 Ctrl-C.
 
 With --rootfs, APP is looked up inside the root file system first (names without a slash along its PATH:
-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin); only what is not found there is taken from the host.")]
+/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin); only what is not found there is taken from the host.
+
+APP may also be the FILE.igvm that build-igvm wrote, with FILE.img beside it: then it runs as it was built and measured.")]
 pub struct Run {
     /// Where it runs; `auto` takes the most protected one that there is
     #[arg(long, value_enum, default_value_t = Platform::Auto)]
     pub platform: Platform,
-    /// Root file system: a directory or a tar archive
-    #[arg(long, value_name = "DIR|TAR")]
-    pub rootfs: Option<PathBuf>,
     /// The machine's memory: bytes, or with a suffix K, M, G (at least 16M)
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = memory_size)]
     pub memory: u64,
-    /// Set an environment variable (repeatable)
-    #[arg(long = "env", value_name = "K=V", value_parser = clap::builder::OsStringValueParser::new().try_map(environment))]
-    pub env: Vec<OsString>,
-    /// Working directory of the program
-    #[arg(long, value_name = "DIR", default_value = "/")]
-    pub workdir: String,
     /// End the machine after this many seconds, with status 124
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     pub timeout: Option<Duration>,
@@ -92,22 +91,9 @@ pub struct Run {
     /// Change a byte of the packed image before it is used, counted from the end if negative (for tests)
     #[arg(long, value_name = "OFFSET", hide = true, allow_negative_numbers = true)]
     pub test_tamper: Option<i64>,
-    /// The program, an ELF file on the host or a path inside --rootfs, and its arguments, passed on as they are
-    // One list: clap goes on looking for options between two positional arguments.
-    #[arg(value_name = "APP [ARGS]", required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
-    pub command: Vec<OsString>,
-}
-
-impl Run {
-    /// The program.
-    pub fn app(&self) -> &OsStr {
-        self.command.first().map(OsString::as_os_str).unwrap_or_default()
-    }
-
-    /// Its arguments.
-    pub fn args(&self) -> &[OsString] {
-        self.command.get(1..).unwrap_or_default()
-    }
+    /// What runs.
+    #[command(flatten)]
+    pub program: Program,
 }
 
 /// What `fetch-linux` takes.
@@ -240,14 +226,6 @@ fn memory_size(text: &str) -> Result<u64, String> {
     }
 }
 
-fn environment(text: OsString) -> Result<OsString, String> {
-    use std::os::unix::ffi::OsStrExt;
-    match text.as_bytes().iter().position(|&byte| byte == b'=') {
-        Some(0) | None => Err(format!("`{}` is not of the form K=V", text.display())),
-        Some(_) => Ok(text),
-    }
-}
-
 /// Parses a number of seconds, which may have a fraction.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a number of seconds above zero");
@@ -294,9 +272,9 @@ mod tests {
     #[test]
     fn what_follows_the_program_is_its_own() {
         let run = run(&["--env", "A=b=c", "app", "--memory", "1", "-v", "--", "-x"]).unwrap();
-        assert_eq!(run.env, ["A=b=c"]);
-        assert_eq!(run.app(), "app");
-        assert_eq!(run.args(), ["--memory", "1", "-v", "--", "-x"]);
+        assert_eq!(run.program.env, ["A=b=c"]);
+        assert_eq!(run.program.app(), "app");
+        assert_eq!(run.program.args(), ["--memory", "1", "-v", "--", "-x"]);
         assert!(!run.verbose);
     }
 

@@ -141,7 +141,8 @@ fn emulated(report: &str, otherwise: &Ending) -> Ending {
         Some(summary) if summary.ending == "terminated" && summary.set == REASON_SET => {
             Ending::Verdict(Verdict::HostAttack(summary.words))
         }
-        Some(summary) => Ending::Vanished { booted: true, qemu: summary.words },
+        // No instruction of the guest's was executed: the host, or its PSP, refused the file.
+        Some(summary) => Ending::Vanished { booted: summary.ending != "launch-failed", qemu: summary.words },
         None => match report.lines().find(|line| line.contains("emulator_bug")) {
             Some(line) => Ending::Vanished { booted: false, qemu: format!("bug of the emulator: {line}") },
             None => otherwise.clone(),

@@ -1,4 +1,4 @@
-//! The one command line: run, emulate, test, bench, fuzz, doctor.
+//! The one command line: run, emulate, build-igvm, measure, inspect, test, bench, fuzz, doctor.
 
 mod accel;
 mod app;
@@ -39,6 +39,9 @@ fn main() {
     let status = match cli.command {
         cli::Task::RunSnp(args) => run::run(&args),
         cli::Task::Emulate(args) => emulate::emulate(&args),
+        cli::Task::BuildIgvm(args) => igvm::build_igvm(&args),
+        cli::Task::Measure(args) => igvm::measure(&args),
+        cli::Task::Inspect(args) => igvm::inspect(&args),
         cli::Task::FetchLinux(args) => debian::fetch_linux(&args),
         cli::Task::Doctor(args) => doctor::doctor(&args),
         cli::Task::Test(args) => test::test(&args),

@@ -1,24 +1,19 @@
 //! `run-snp`: from the command line to the program's exit status.
 
 use std::fs;
-use std::io::{self, IsTerminal};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use litebox_core::manifest::{LogLevel, Manifest, Root, StreamKind};
 use serde::Serialize;
 
 use crate::cli::{Platform, Run};
 use crate::launch::{Ending, Input, LaunchSpec, Outcome, Output, launch};
 use crate::machine::{Boot, Bus, Machine};
 use crate::protocol::status;
-use crate::workload::{self, Workload};
-use crate::{accel, host, igvm, kernel, qemu};
-
-/// What Linux gives a program that has no environment of its own to inherit.
-const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+use crate::workload::manifest::{Session, manifest};
+use crate::{accel, host, igvm, kernel, qemu, workload};
 
 /// The `--json` report.
 #[derive(Serialize)]
@@ -79,27 +74,50 @@ fn complain(why: &str) {
     let _ = writeln!(io::stderr(), "xtask: {why}");
 }
 
+/// What the machine is made of.
+struct Parts {
+    /// The workload image, and whether it was there already.
+    image: PathBuf,
+    reused: bool,
+    /// The manifest, or the launch image that holds it.
+    payload: Vec<u8>,
+}
+
+/// Packs the program and writes its manifest; for a kernel that boots as an SNP guest, into a launch image.
+fn parts(args: &Run, boot: Boot, kernel: &Path) -> Result<Parts, Failure> {
+    if let Some(built) = igvm::Built::open(&args.program)? {
+        if boot == Boot::Pvh {
+            return Err(anyhow::anyhow!("an IGVM file is for SNP guests: use --platform snp-emulated").into());
+        }
+        return Ok(Parts { image: built.image, reused: true, payload: built.igvm });
+    }
+    let workload = workload::resolve(&args.program)
+        .map_err(|refusal| Failure { status: refusal.status, why: refusal.why })?;
+    let manifest = manifest(&args.program, &workload, &Session::current(), args.verbose)?;
+    let payload = match boot {
+        Boot::Pvh => manifest,
+        Boot::Emulator => igvm::launch_image(kernel, &manifest)?,
+    };
+    Ok(Parts { image: workload.image.path, reused: workload.image.reused, payload })
+}
+
 fn attempt(args: &Run, ran: &mut Option<(Machine, bool)>) -> Result<Outcome, Failure> {
     let boot = choose_platform(args.platform)?;
-    let workload =
-        workload::resolve(args).map_err(|refusal| Failure { status: refusal.status, why: refusal.why })?;
     let qemu = qemu::find_or_install()?;
     let kernel = kernel::build(args.kernel.as_deref().unwrap_or(kernel::PACKAGE))?;
     let accelerator = accel::choose(args.accel, &qemu)?;
-    let manifest = manifest(args, &workload)?;
-    let mut machine = machine(kernel, accelerator, args.memory, Some(workload.image.path.clone()));
+    let Parts { mut image, reused, payload } = parts(args, boot, &kernel)?;
+    if let Some(offset) = args.test_tamper {
+        image = workload::tamper(&image, offset)?;
+    }
+    let mut machine = machine(kernel, accelerator, args.memory, Some(image.clone()));
     machine.bus = args.bus;
-    let payload = match boot {
-        Boot::Pvh => manifest,
-        Boot::Emulator => {
-            let file = igvm::launch_image(&machine.kernel, &manifest)?;
-            machine.kernel = kernel::build(kernel::EMULATOR)?;
-            machine.cpu = "max,phys-bits=52,+la57".into();
-            machine.boot = boot;
-            machine.trace = args.trace.is_some();
-            file
-        }
-    };
+    if boot == Boot::Emulator {
+        machine.kernel = kernel::build(kernel::EMULATOR)?;
+        machine.cpu = "max,phys-bits=52,+la57".into();
+        machine.boot = boot;
+        machine.trace = args.trace.is_some();
+    }
     let spec = LaunchSpec {
         qemu,
         machine,
@@ -113,13 +131,13 @@ fn attempt(args: &Run, ran: &mut Option<(Machine, bool)>) -> Result<Outcome, Fai
     };
     let outcome = launch(&spec);
     if args.test_tamper.is_some() {
-        let _ = fs::remove_file(&workload.image.path);
+        let _ = fs::remove_file(&image);
     }
     let outcome = outcome?;
     if let Some(file) = &args.trace {
         fs::write(file, &outcome.emulator).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    *ran = Some((spec.machine, workload.image.reused));
+    *ran = Some((spec.machine, reused));
     Ok(outcome)
 }
 
@@ -167,56 +185,6 @@ fn choose_platform(platform: Platform) -> Result<Boot, Failure> {
     }
 }
 
-/// The manifest that `run-snp` gives the machine.
-///
-/// # Errors
-/// A word cannot be passed to a program.
-pub fn manifest(args: &Run, workload: &Workload) -> Result<Vec<u8>> {
-    let given = |key: &str| args.env.iter().any(|pair| pair.as_bytes().starts_with(key.as_bytes()));
-    let mut env: Vec<Vec<u8>> = Vec::new();
-    for default in [DEFAULT_PATH, "HOME=/root"] {
-        if !given(default.split_inclusive('=').next().unwrap_or_default()) {
-            env.push(default.into());
-        }
-    }
-    let terminals = [io::stdin().is_terminal(), io::stdout().is_terminal(), io::stderr().is_terminal()];
-    if terminals.contains(&true)
-        && !given("TERM=")
-        && let Some(term) = std::env::var_os("TERM")
-    {
-        env.push([b"TERM=", term.as_bytes()].concat());
-    }
-    env.extend(args.env.iter().map(|pair| pair.as_bytes().to_vec()));
-    let [stdin, stdout, stderr] = terminals.map(|is| if is { StreamKind::Tty } else { StreamKind::Pipe });
-    let manifest = Manifest {
-        root: Some(Root { verity: workload.image.root_hash, blocks: workload.image.data_blocks }),
-        exec: workload.exec.as_bytes().to_vec(),
-        args: args.command.iter().map(|word| word.as_bytes().to_vec()).collect(),
-        env,
-        cwd: args.workdir.clone().into_bytes(),
-        hostname: Vec::new(),
-        stdin,
-        stdout,
-        stderr,
-        winsize: window_size(),
-        log: if args.verbose { LogLevel::Info } else { LogLevel::Off },
-    };
-    manifest.encode().map_err(|error| anyhow::anyhow!("arguments, environment or --workdir: {error}"))
-}
-
-nix::ioctl_read_bad!(get_window_size, nix::libc::TIOCGWINSZ, nix::libc::winsize);
-
-/// Columns and rows of the first of our standard streams that is a terminal.
-fn window_size() -> Option<(u16, u16)> {
-    (0..=2).find_map(|fd| {
-        let mut size = nix::libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: the pointer is to a `winsize` of ours, which is what TIOCGWINSZ writes; a descriptor that is no terminal,
-        // or not open, gives an error.
-        unsafe { get_window_size(fd, &mut size) }.ok()?;
-        (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col, size.ws_row))
-    })
-}
-
 fn explain(ending: &Ending, args: &Run) -> Option<String> {
     match ending {
         Ending::Verdict(verdict) => verdict.explanation(),
@@ -250,8 +218,8 @@ fn report(
         }),
     };
     let report = Report {
-        app: args.app().to_string_lossy().into_owned(),
-        args: args.args().iter().map(|arg| arg.to_string_lossy().into_owned()).collect(),
+        app: args.program.app().to_string_lossy().into_owned(),
+        args: args.program.args().iter().map(|arg| arg.to_string_lossy().into_owned()).collect(),
         platform: match args.platform {
             Platform::Snp => "snp",
             Platform::SnpEmulated => "snp-emulated",

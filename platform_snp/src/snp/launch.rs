@@ -35,6 +35,10 @@ pub struct LaunchBlock {
     pub manifest_len: u64,
     /// Position of the C-bit that the page tables of the image have.
     pub c_bit: u64,
+    /// The kernel's code goes from the first byte that is launched to here, for those who read the image: the kernel knows its own symbols.
+    pub text_end: u64,
+    /// Its constants go from there to here, and its initialised data on to `zeroed_start`.
+    pub rodata_end: u64,
 }
 
 impl LaunchBlock {
@@ -56,7 +60,10 @@ impl LaunchBlock {
             && inside(self.secrets, 4096)
             && inside(self.memory_map, 4096)
             && inside(self.manifest, self.manifest_len)
-            && (32..=51).contains(&self.c_bit);
+            && (32..=51).contains(&self.c_bit)
+            && self.launched_start <= self.text_end
+            && self.text_end <= self.rodata_end
+            && self.rodata_end <= self.zeroed_start;
         if whole { Ok(()) } else { Err(Violation::LaunchBlock) }
     }
 
@@ -84,6 +91,8 @@ mod tests {
             manifest: 0x1a_3000,
             manifest_len: 77,
             c_bit: 51,
+            text_end: 0x11_0000,
+            rodata_end: 0x12_0000,
         };
         assert_eq!(good.check(), Ok(()));
         for bad in [
@@ -92,6 +101,9 @@ mod tests {
             LaunchBlock { secrets: 0x1a_1001, ..good },
             LaunchBlock { manifest_len: u64::MAX, ..good },
             LaunchBlock { c_bit: 64, ..good },
+            LaunchBlock { text_end: 0xf_f000, ..good },
+            LaunchBlock { text_end: 0x12_1000, ..good },
+            LaunchBlock { rodata_end: 0x18_1000, ..good },
         ] {
             assert_eq!(bad.check(), Err(Violation::LaunchBlock));
         }

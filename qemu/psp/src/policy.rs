@@ -1,38 +1,11 @@
-//! The guest policy: on which platform, and how, the owner of a guest lets it run.
+//! The guest policy, as the PSP checks it at the launch.
 //!
-//! Source: SEV-SNP firmware ABI (56860), table "Guest Policy Structure", and SNP_LAUNCH_START, which checks it.
+//! Source: SEV-SNP firmware ABI (56860), SNP_LAUNCH_START.
 
-use bitflags::bitflags;
+pub use litebox_igvm::policy::PolicyFlags;
 
 use crate::chip::{Chip, PlatformInfo};
 use crate::status::Status;
-
-bitflags! {
-    /// The flags of a policy. Bits 7:0 and 15:8 are the ABI version, minor and major, that the guest asks for.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct PolicyFlags: u64 {
-        /// Simultaneous multithreading may be on.
-        const SMT = 1 << 16;
-        /// Reserved, and one.
-        const RESERVED_ONE = 1 << 17;
-        /// A migration agent may be associated.
-        const MIGRATE_MA = 1 << 18;
-        /// The host may debug the guest.
-        const DEBUG = 1 << 19;
-        /// The guest may run on one socket only.
-        const SINGLE_SOCKET = 1 << 20;
-        /// CXL devices and memory may be there.
-        const CXL_ALLOW = 1 << 21;
-        /// Memory must be encrypted with AES-256-XTS.
-        const MEM_AES_256_XTS = 1 << 22;
-        /// Power reporting must be off.
-        const RAPL_DISABLED = 1 << 23;
-        /// Ciphertext hiding must be on.
-        const CIPHERTEXT_HIDING = 1 << 24;
-        /// The host may not move or swap pages.
-        const PAGE_SWAP_DISABLED = 1 << 25;
-    }
-}
 
 /// A policy that the chip meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

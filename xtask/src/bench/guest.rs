@@ -22,6 +22,7 @@ use super::sample::{self, FIRST_LINE, Sample};
 use crate::cli::{Cli, Task};
 use crate::launch::{Ending, Input, LaunchSpec, Output, launch};
 use crate::machine::Accelerator;
+use crate::workload::manifest;
 use crate::{qemu, run, workload};
 
 /// Bytes of memory that either guest gets.
@@ -137,8 +138,9 @@ fn litebox(setup: &Setup, kernel: &Path, cpu: &str, mode: Mode) -> Result<Run> {
     words.push(program.to_owned());
     words.extend(mode.arguments().split_whitespace().map(OsString::from));
     let Task::RunSnp(args) = Cli::try_parse_from(words)?.command else { bail!("run-snp is not run-snp") };
-    let workload = workload::resolve(&args).map_err(|refusal| anyhow::anyhow!(refusal.why))?;
-    let manifest = run::manifest(&args, &workload)?;
+    let workload = workload::resolve(&args.program).map_err(|refusal| anyhow::anyhow!(refusal.why))?;
+    let session = manifest::Session::current();
+    let manifest = manifest::manifest(&args.program, &workload, &session, false)?;
     let root = Some(workload.image.path.clone());
     let mut machine = run::machine(kernel.to_owned(), setup.accelerator, MEMORY, root);
     machine.cpu = cpu.to_owned();

@@ -1,31 +1,42 @@
 //! The launch image: what is measured, and where.
 //!
 //! From low to high: the kernel's pages; its zeroed data, which is not launched but validated by the entry code; the launch block; the
-//! manifest; the page tables of the entry; then three pages that are not measured: CPUID, secrets, memory map. The workload is not in it. Deterministic: equal
-//! inputs give equal bytes.
+//! manifest; the page tables of the entry; then three pages that are not measured: CPUID, secrets, memory map. The workload is not in it.
+//!
+//! Deterministic: equal inputs give equal bytes. And one digest for every host: where hosts measure differently (`docs/igvm.md`), the file
+//! is written so that they do not. Its one parameter area goes first, every measured page has data, the save area goes last.
 
 use super::kernel::{Kernel, PAGE};
 use anyhow::{Context, Result, ensure};
+use litebox_igvm::format::layout::SnpIdBlock;
 use litebox_igvm::format::{
     Directive, FileBuilder, Initialization, PageData, PageDataType, Parameter, ParameterArea,
     ParameterInsert, ParameterKind, Platform, Revision, VpContext,
 };
+use litebox_igvm::policy::GuestPolicy;
 use litebox_igvm::vmsa::{KVM_VMSA_GPA, Vmsa};
 use platform_snp::snp::launch::{LaunchBlock, MAGIC};
 use zerocopy::IntoBytes;
 
 /// Every header is for the only platform.
-const MASK: u32 = 1;
+pub const MASK: u32 = 1;
 /// The parameter area of the memory map.
 const MEMORY_MAP_AREA: u32 = 0;
-/// Bit of the guest policy that is always one, and SMT.
-const POLICY_RESERVED: u64 = 1 << 17;
-const POLICY_SMT: u64 = 1 << 16;
-/// SMT allowed, no migration agent, no debugging.
-pub const POLICY_DEFAULT: u64 = POLICY_RESERVED | POLICY_SMT;
+
+/// In which mode the first instruction runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Entry {
+    /// 64-bit, on the page tables of the image: every host takes it, and OpenVMM nothing else
+    #[default]
+    #[value(name = "64")]
+    Long,
+    /// 32-bit, without paging: what COCONUT-SVSM's measuring tool expects of a file for KVM
+    #[value(name = "32")]
+    Protected,
+}
 
 /// What an image is made of.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Image<'a> {
     /// The kernel.
     pub kernel: &'a Kernel,
@@ -34,18 +45,22 @@ pub struct Image<'a> {
     /// Position of the C-bit.
     pub c_bit: u32,
     /// Guest policy.
-    pub policy: u64,
+    pub policy: GuestPolicy,
+    /// Mode of the first instruction.
+    pub entry: Entry,
+    /// By which the owner says what may be launched in his name. It is not measured.
+    pub id_block: Option<SnpIdBlock>,
 }
 
-fn page_data(gpa: u64, data_type: PageDataType, unmeasured: bool) -> Directive<'static> {
+fn page_data(gpa: u64, data_type: PageDataType, data: Option<&[u8; PAGE]>) -> Directive<'_> {
     Directive::PageData(PageData {
         gpa,
         compatibility_mask: MASK,
         large: false,
-        unmeasured,
+        unmeasured: data.is_none(),
         shared: false,
         data_type,
-        data: None,
+        data: data.map(<[u8; PAGE]>::as_slice),
     })
 }
 
@@ -53,7 +68,7 @@ impl Image<'_> {
     /// Writes the file.
     ///
     /// # Errors
-    /// The kernel or the manifest is too large.
+    /// The kernel or the manifest is too large, or the kernel cannot be entered so.
     pub fn build(&self) -> Result<Vec<u8>> {
         let kernel = self.kernel;
         let first = kernel.pages.first().context("the kernel has no pages")?.0;
@@ -75,26 +90,18 @@ impl Image<'_> {
             manifest: manifest_at,
             manifest_len: self.manifest.len() as u64,
             c_bit: self.c_bit.into(),
+            text_end: kernel.text_end,
+            rodata_end: kernel.rodata_end,
         };
         ensure!(block.check().is_ok(), "the image does not fit below 1 GiB, or its C-bit is none");
 
         let block_page = pages_of(block.as_bytes());
         let tables = self.page_tables(tables_at);
-        let mut vmsa = Vmsa::long_mode(kernel.entry, tables_at | 1 << self.c_bit);
-        vmsa.rsi = block_at;
-        let vmsa = vmsa.to_page();
+        let vmsa = self.first_cpu(block_at, tables_at)?.to_page();
 
         let mut file = FileBuilder::new(Revision::V1);
         file.platform(Platform::sev_snp(MASK));
-        file.initialization(Initialization::GuestPolicy { policy: self.policy, compatibility_mask: MASK });
-        for (gpa, page) in &kernel.pages {
-            file.page(MASK, *gpa, page);
-        }
-        for (i, page) in block_page.iter().chain(&manifest).chain(&tables).enumerate() {
-            file.page(MASK, block_at + (i * PAGE) as u64, page);
-        }
-        file.directive(page_data(cpuid, PageDataType::CpuidData, true));
-        file.directive(page_data(secrets, PageDataType::Secrets, true));
+        file.initialization(Initialization::GuestPolicy { policy: self.policy.0, compatibility_mask: MASK });
         file.directive(Directive::ParameterArea(ParameterArea {
             index: MEMORY_MAP_AREA,
             size: PAGE as u64,
@@ -107,6 +114,17 @@ impl Image<'_> {
             compatibility_mask: MASK,
             index: MEMORY_MAP_AREA,
         }));
+        for (gpa, page) in &kernel.pages {
+            file.directive(page_data(*gpa, PageDataType::Normal, Some(page)));
+        }
+        for (i, page) in block_page.iter().chain(&manifest).chain(&tables).enumerate() {
+            file.directive(page_data(block_at + (i * PAGE) as u64, PageDataType::Normal, Some(page)));
+        }
+        file.directive(page_data(cpuid, PageDataType::CpuidData, None));
+        file.directive(page_data(secrets, PageDataType::Secrets, None));
+        if let Some(block) = &self.id_block {
+            file.directive(Directive::SnpIdBlock(block));
+        }
         file.directive(Directive::VpContext(VpContext {
             gpa: KVM_VMSA_GPA,
             compatibility_mask: MASK,
@@ -114,6 +132,19 @@ impl Image<'_> {
             data: &vmsa,
         }));
         file.write().map_err(|error| anyhow::anyhow!("{error}")).context("the launch image cannot be written")
+    }
+
+    /// The registers at the first instruction: RSI has the address of the launch block.
+    fn first_cpu(&self, block_at: u64, tables_at: u64) -> Result<Vmsa> {
+        let mut vmsa = match self.entry {
+            Entry::Long => Vmsa::long_mode(self.kernel.entry, tables_at | 1 << self.c_bit),
+            Entry::Protected => {
+                let entry = self.kernel.entry_32.context("this kernel has no entry in 32-bit mode")?;
+                Vmsa::protected_mode(entry)
+            }
+        };
+        vmsa.rsi = block_at;
+        Ok(vmsa)
     }
 
     /// Tables that map the first GiB at the kernel's base, encrypted.
@@ -147,38 +178,76 @@ fn pages_of(bytes: &[u8]) -> Vec<[u8; PAGE]> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+    use litebox_igvm::digest::Sha384Digest;
     use litebox_igvm::format::IgvmFile;
-    use litebox_igvm::load::LoadPlan;
+    use litebox_igvm::load;
     use litebox_igvm::profile::HostProfile;
 
-    fn kernel() -> Kernel {
-        let pages = (0..3u8).map(|i| (0x10_0000 + 0x1000 * u64::from(i), Box::new([i + 1; PAGE]))).collect();
+    /// Three pages, of which the last is zeros, and two zeroed ones behind them.
+    pub fn kernel() -> Kernel {
+        let pages =
+            [1, 2, 0].into_iter().zip(0x100..).map(|(i, page)| (page << 12, Box::new([i; PAGE]))).collect();
         Kernel {
             pages,
             zeroed: 0x10_3000..0x10_5000,
+            text_end: 0x10_1000,
+            rodata_end: 0x10_2000,
             entry: 0xffff_ffff_8010_0000,
+            entry_32: Some(0x10_0040),
             base: 0xffff_ffff_8000_0000,
         }
     }
 
-    #[test]
-    fn every_host_loads_it_and_the_manifest_counts() {
-        let kernel = kernel();
-        let image = |manifest| {
-            Image { kernel: &kernel, manifest, c_bit: 51, policy: POLICY_DEFAULT }.build().unwrap()
-        };
-        let (one, again, other) = (image(b"manifest"), image(b"manifest"), image(b"Manifest"));
-        assert_eq!(one, again);
-        let digest = |file: &[u8], profile| {
-            LoadPlan::new(&IgvmFile::parse(file).unwrap(), profile)
-                .map(|plan| plan.digest())
-                .map_err(|e| e.to_string())
-        };
-        for profile in [HostProfile::Specification, HostProfile::Qemu, HostProfile::CloudHypervisor] {
-            assert_ne!(digest(&one, profile).unwrap(), digest(&other, profile).unwrap());
+    /// An image of that kernel.
+    pub fn image<'a>(kernel: &'a Kernel, manifest: &'a [u8]) -> Image<'a> {
+        Image {
+            kernel,
+            manifest,
+            c_bit: 51,
+            policy: GuestPolicy::DEFAULT,
+            entry: Entry::Long,
+            id_block: None,
         }
+    }
+
+    fn digest(file: &[u8], profile: HostProfile) -> Sha384Digest {
+        load::measure(&IgvmFile::parse(file).unwrap(), profile).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn every_host_loads_it_with_the_same_digest_and_the_manifest_counts() {
+        let kernel = kernel();
+        let build = |manifest| image(&kernel, manifest).build().unwrap();
+        let (one, again, other) = (build(b"manifest"), build(b"manifest"), build(b"Manifest"));
+        assert_eq!(one, again);
+        for profile in HostProfile::ALL {
+            assert_eq!(digest(&one, profile), digest(&one, HostProfile::Specification), "{profile}");
+            assert_ne!(digest(&one, profile), digest(&other, profile));
+        }
+    }
+
+    #[test]
+    fn policy_and_id_block_are_not_measured() {
+        let kernel = kernel();
+        let plain = image(&kernel, b"m");
+        let other = Image { policy: GuestPolicy(0x2_0000), ..plain.clone() };
+        let (plain, other) = (plain.build().unwrap(), other.build().unwrap());
+        assert_ne!(plain, other);
+        assert_eq!(digest(&plain, HostProfile::Qemu), digest(&other, HostProfile::Qemu));
+    }
+
+    #[test]
+    fn an_entry_in_32_bit_mode_is_refused_by_openvmm_alone() {
+        let kernel = kernel();
+        let file = Image { entry: Entry::Protected, ..image(&kernel, b"m") }.build().unwrap();
+        let parsed = IgvmFile::parse(&file).unwrap();
+        for profile in HostProfile::ALL {
+            assert_eq!(profile.check(&parsed).is_empty(), profile != HostProfile::OpenVmm, "{profile}");
+        }
+        let without = Kernel { entry_32: None, ..kernel };
+        assert!(Image { entry: Entry::Protected, ..image(&without, b"m") }.build().is_err());
     }
 
     #[test]

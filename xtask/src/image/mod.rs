@@ -18,7 +18,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-pub use tree::{Kind, Tree};
+pub use tree::{Kind, Tree, hex};
 
 /// Part of the fingerprint: changes when the same tree would give other bytes.
 const FORMAT: &[u8] = b"erofs+verity 1";
@@ -94,7 +94,7 @@ pub fn pack(mut tree: Tree, directory: &Path) -> Result<Image> {
         }
     };
     let file_size = fs::metadata(&temporary)?.len();
-    let note = Note { root_hash: tree::hex(&written.root_hash), data_blocks: written.data_blocks, file_size };
+    let note = Note { root_hash: hex(&written.root_hash), data_blocks: written.data_blocks, file_size };
     let note_temporary = directory.join(format!("{name}.{}.json.tmp", std::process::id()));
     fs::write(&note_temporary, serde_json::to_vec(&note)?)?;
     fs::rename(&temporary, &path)?;

@@ -3,6 +3,9 @@
 //! With `--rootfs`, the program is looked for inside it, as the program itself would see the tree (symbolic links lead inside it). What is not there is
 //! taken from the host, and put beside the rest at `/NAME`.
 
+pub mod arguments;
+pub mod manifest;
+
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -12,10 +15,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::app::{self, Refusal};
-use crate::cli::Run;
 use crate::host;
 use crate::image::{self, Image, Kind, Tree};
 use crate::protocol::status;
+use arguments::Program;
 
 /// What is to run, and in what.
 #[derive(Debug)]
@@ -34,7 +37,7 @@ fn failed(error: &anyhow::Error) -> Refusal {
 ///
 /// # Errors
 /// It is not there, is no program, or cannot be packed.
-pub fn resolve(args: &Run) -> Result<Workload, Refusal> {
+pub fn resolve(args: &Program) -> Result<Workload, Refusal> {
     let directory = host::cache_dir().join("images");
     if let Some(rootfs) = args.rootfs.as_deref().filter(|path| !path.exists()) {
         return Err(failed(&anyhow::anyhow!("--rootfs {}: no such directory or archive", rootfs.display())));
@@ -49,10 +52,7 @@ pub fn resolve(args: &Run) -> Result<Workload, Refusal> {
         Some(path) => path,
         None => add_from_host(&mut tree, args)?,
     };
-    let mut image = image::pack(tree, &directory).map_err(|error| failed(&error))?;
-    if let Some(offset) = args.test_tamper {
-        image.path = tamper(&image.path, offset).map_err(|error| failed(&error))?;
-    }
+    let image = image::pack(tree, &directory).map_err(|error| failed(&error))?;
     Ok(Workload { image, exec: OsString::from_vec(exec) })
 }
 
@@ -78,7 +78,7 @@ fn find(tree: &Tree, app: &[u8], workdir: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Puts the host's file at `/NAME`.
-fn add_from_host(tree: &mut Tree, args: &Run) -> Result<Vec<u8>, Refusal> {
+fn add_from_host(tree: &mut Tree, args: &Program) -> Result<Vec<u8>, Refusal> {
     let app = Path::new(args.app());
     if args.app().as_bytes().starts_with(b"-") && !app.exists() {
         let why = format!("unknown option {} (a program of that name is given as ./{0})", app.display());
@@ -103,7 +103,10 @@ fn add_from_host(tree: &mut Tree, args: &Run) -> Result<Vec<u8>, Refusal> {
 }
 
 /// A copy of the image with one byte changed, for tests of what the guest makes of it; a negative offset counts from the end.
-fn tamper(path: &Path, offset: i64) -> Result<PathBuf> {
+///
+/// # Errors
+/// It cannot be made, or has no such byte.
+pub fn tamper(path: &Path, offset: i64) -> Result<PathBuf> {
     let copy = path.with_extension(format!("tampered-{}.tmp", std::process::id()));
     fs::copy(path, &copy).with_context(|| format!("cannot copy {}", path.display()))?;
     let mut file = fs::OpenOptions::new().read(true).write(true).open(&copy)?;
