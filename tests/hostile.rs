@@ -77,6 +77,22 @@ fn the_processor_is_no_way_in() {
     suite.run();
 }
 
+/// A signal frame is the program's to change: what the CPU would refuse ends in SIGSEGV, as on Linux.
+#[test]
+fn forged_signal_frames() {
+    let Some(elf) = needs("sigframe.c", build::c("sigframe.c", Link::StaticGlibc)) else { return };
+    let mut suite = Suite::new("signal frames");
+    let cases = "mxcsr components compacted reserved unused misaligned unmapped kernel-state no-state huge kernel-cs kernel-ss \
+                 kernel-rip end-rip noncanonical-rip flags";
+    for case in cases.split(' ').filter(|case| !case.is_empty()) {
+        suite.compare(Program::elf(&elf).args([case]));
+    }
+    for seed in ["1", "2", "3"] {
+        suite.expect(Program::elf(&elf).args(["random", seed]), 0, "1\n");
+    }
+    suite.run();
+}
+
 /// Whatever is used up, the program gets an error or is killed (137), and the kernel lives.
 #[test]
 fn what_is_used_up_ends_the_program_at_most() {

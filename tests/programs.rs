@@ -111,3 +111,19 @@ fn dynamic_rust() {
     rust_runs(&mut suite, || Program::within(&root, "/usr/bin/std"));
     suite.run();
 }
+
+/// What `signals.c` sees of signals, timers, faults and interrupted calls is what it sees on Linux.
+#[test]
+fn signals() {
+    let mut suite = Suite::new("signals");
+    for link in [Link::StaticMusl, Link::StaticGlibc] {
+        let Some(elf) = needs("signals.c", build::c("signals.c", link)) else { continue };
+        suite.compare(Program::elf(&elf));
+        if link == Link::StaticMusl {
+            for signal in ["1", "11", "14", "31", "40", "64"] {
+                suite.compare(Program::elf(&elf).args([signal]));
+            }
+        }
+    }
+    suite.run();
+}

@@ -8,7 +8,7 @@ use litebox_core::platform::hosted::Hosted;
 use litebox_core::platform::{
     Exception, Memory, PAGE_SIZE, PageFault, Prot, Registers, UserAccess, UserExit,
 };
-use litebox_core::process::signal::{bit, sig};
+use litebox_core::process::signal::{Info, sig};
 use litebox_core::process::{Process, Thread, enter, run as run_thread};
 use litebox_fuzz::Input;
 use litebox_fuzz::constants::{self, MEMORY};
@@ -94,10 +94,7 @@ fn step(input: &mut Input<'_>) -> Step {
 
 /// Nothing in the machine can wake it: somebody outside ends it.
 fn kill(process: &Process<Hosted>) {
-    process.signals.lock().pending |= bit(sig::KILL);
-    for thread in process.threads() {
-        thread.call_attention();
-    }
+    process.send(Info::kernel(sig::KILL)).expect("standard signals are not counted");
 }
 
 fn check_result(number: u64, result: u64) {

@@ -157,6 +157,23 @@ impl Cpu for Kernel {
         fpu::FpuState::new().restore();
     }
 
+    fn fpu_size(&self) -> usize {
+        fpu::size()
+    }
+
+    fn fpu_features(&self) -> Option<u64> {
+        let features = features::get();
+        features.xsave.then_some(features.xcr0)
+    }
+
+    fn save_fpu(&self, to: &mut [u8]) {
+        fpu::save_to(to);
+    }
+
+    fn load_fpu(&self, from: &[u8]) -> bool {
+        fpu::load_from(from)
+    }
+
     fn hwcap(&self) -> (u64, u64) {
         (u64::from(features::get().leaf1_edx), 0)
     }

@@ -36,6 +36,23 @@ errnos! {
     ECONNREFUSED EHOSTUNREACH EALREADY EINPROGRESS ESTALE EDQUOT ECANCELED EOWNERDEAD ENOTRECOVERABLE
 }
 
+/// Why a call that a signal interrupted gave up, which says whether it is made again (include/linux/errno.h). No program ever sees these: on the way back to user
+/// mode they become EINTR, or the call is repeated.
+impl Errno {
+    /// Again, unless a handler without SA_RESTART runs.
+    pub const ERESTARTSYS: Errno = Errno::new(512);
+    /// Again, unless a handler runs.
+    pub const ERESTARTNOHAND: Errno = Errno::new(514);
+    /// Like ERESTARTNOHAND, by `restart_syscall`, which knows what is left of a timeout.
+    pub const ERESTART_RESTARTBLOCK: Errno = Errno::new(516);
+
+    /// Whether it is one of these.
+    #[inline]
+    pub const fn is_restart(self) -> bool {
+        self.raw() >= Errno::ERESTARTSYS.raw()
+    }
+}
+
 impl Errno {
     const fn new(number: u32) -> Errno {
         assert!(number > 0 && number < 4096);

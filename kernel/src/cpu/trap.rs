@@ -62,7 +62,8 @@ pub fn user_exit(reason: u64) -> UserExit {
         DEBUG => UserExit::Exception(Exception::Debug),
         3 => UserExit::Exception(Exception::Breakpoint),
         6 | 7 => UserExit::Exception(Exception::InvalidOpcode),
-        16 | 19 => UserExit::Exception(Exception::FloatingPoint),
+        16 => UserExit::Exception(Exception::FloatingPoint),
+        19 => UserExit::Exception(Exception::Simd),
         17 => UserExit::Exception(Exception::Alignment),
         NMI => UserExit::Interrupt,
         // The EXT bit says that no instruction of the workload did this: the host sent a vector that has no gate.
@@ -73,6 +74,7 @@ pub fn user_exit(reason: u64) -> UserExit {
                 format_args!("vector {vector:#x} was injected in user mode"),
             )
         }
+        NOT_PRESENT | 12 => UserExit::Exception(Exception::Stack),
         0..32 => UserExit::Exception(Exception::Protection),
         vector => {
             interrupt(vector as u8);

@@ -3,7 +3,7 @@
 //! Waiters hang in a table by key. A private word's key is its address space and address; a shared one's, the page it lies in. The value
 //! is compared with the table locked, so that a wake between comparison and sleep is not lost; a word that is not mapped yet is faulted in before.
 
-use super::time;
+use super::{Restart, time};
 use crate::errno::{Errno, Result};
 use crate::platform::{Platform, ThreadToken};
 use crate::process::Thread;
@@ -64,7 +64,7 @@ fn wake_key<P: Platform>(t: &Thread<P>, key: Key, count: usize, bits: u32) -> us
     woken
 }
 
-fn wait<P: Platform>(
+pub(super) fn wait<P: Platform>(
     t: &Thread<P>,
     address: u64,
     private: bool,
@@ -99,7 +99,14 @@ fn wait<P: Platform>(
             return Ok(0);
         }
         if t.is_interrupted() {
-            break Err(Errno::EINTR);
+            break Err(match deadline {
+                None => Errno::ERESTARTSYS,
+                Some(deadline) => {
+                    t.signals.lock().restart =
+                        Some(Restart::Futex { address, private, value, bits, deadline });
+                    Errno::ERESTART_RESTARTBLOCK
+                }
+            });
         }
         if deadline.is_some_and(|at| platform.monotonic() >= at) {
             break Err(Errno::ETIMEDOUT);

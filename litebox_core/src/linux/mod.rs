@@ -6,10 +6,14 @@ mod identity;
 mod memory;
 mod names;
 mod process;
+mod restart;
 mod schedule;
 mod signal;
 mod system;
 mod time;
+mod timer;
+
+pub use restart::Restart;
 
 use crate::errno::{Errno, Result};
 use crate::platform::{Platform, Registers};
@@ -35,13 +39,21 @@ pub fn dispatch<P: Platform>(thread: &Arc<Thread<P>>, registers: &mut Registers)
     let args = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
     // The number is the low half of RAX, as on Linux.
     let number = registers.rax as u32;
-    if number == nr::__NR_rt_sigreturn {
+    let result = match number {
         // Sets every register itself.
-        return signal::rt_sigreturn(thread, registers);
-    }
-    registers.rax = match call(thread, number, args) {
+        nr::__NR_rt_sigreturn => return thread.return_from_handler(registers),
+        // Looks at the stack pointer.
+        nr::__NR_sigaltstack => signal::sigaltstack(thread, registers.rdi, registers.rsi, registers.rsp),
+        _ => call(thread, number, args),
+    };
+    registers.rax = match result {
         Ok(value) => value as u64,
-        Err(errno) => -i64::from(errno.raw()) as u64,
+        Err(mut errno) => {
+            if errno.is_restart() {
+                errno = thread.interrupt_call(registers.rax, errno);
+            }
+            -i64::from(errno.raw()) as u64
+        }
     };
 }
 
@@ -128,7 +140,17 @@ fn call<P: Platform>(t: &Arc<Thread<P>>, number: u32, args: Args) -> Result<usiz
         nr::__NR_rt_sigpending => signal::rt_sigpending(t, a, b),
         nr::__NR_rt_sigsuspend => signal::rt_sigsuspend(t, a, b),
         nr::__NR_rt_sigtimedwait => signal::rt_sigtimedwait(t, a, b, d, e),
-        nr::__NR_sigaltstack => signal::sigaltstack(t, a, b),
+        nr::__NR_rt_sigqueueinfo => signal::rt_sigqueueinfo(t, a, b, d),
+        nr::__NR_rt_tgsigqueueinfo => signal::rt_tgsigqueueinfo(t, a, b, d, e),
+        nr::__NR_restart_syscall => restart::restart_syscall(t),
+        nr::__NR_alarm => timer::alarm(t, a),
+        nr::__NR_getitimer => timer::getitimer(t, a, b),
+        nr::__NR_setitimer => timer::setitimer(t, a, b, d),
+        nr::__NR_timer_create => timer::timer_create(t, a, b, d),
+        nr::__NR_timer_settime => timer::timer_settime(t, a, b, d, e),
+        nr::__NR_timer_gettime => timer::timer_gettime(t, a, b),
+        nr::__NR_timer_getoverrun => timer::timer_getoverrun(t, a),
+        nr::__NR_timer_delete => timer::timer_delete(t, a),
         nr::__NR_kill => signal::kill(t, a, b),
         nr::__NR_tkill => signal::tgkill(t, None, a, b),
         nr::__NR_tgkill => signal::tgkill(t, Some(a), b, d),

@@ -183,7 +183,7 @@ fn exec<P: Platform>(t: &Arc<Thread<P>>, path: &[u8], argv: u64, envp: u64) -> R
         // Linux gives a program at least its name, since programs have not coped with less.
         args.push(Vec::new());
     }
-    let signals = *t.signals.lock();
+    let signals = t.signals.lock().clone();
     let mm = Mm::new(t.platform())?;
     match execute(&t.process, mm, t.tid, path, &args, &env, signals) {
         Ok((successor, registers)) => {

@@ -3,10 +3,10 @@
 use super::time;
 use crate::errno::{Errno, Result};
 use crate::mm::UserPtr;
-use crate::platform::{Platform, Registers};
+use crate::platform::Platform;
 use crate::process::Thread;
-use crate::process::signal::{Action, SignalSet, UNBLOCKABLE, bit, sig};
-use alloc::sync::Arc;
+use crate::process::signal::info::code;
+use crate::process::signal::{Action, AltStack, Info, SignalSet, UNBLOCKABLE, bit, sa, sig};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `sizeof(sigset_t)` in the kernel's interface.
@@ -22,7 +22,8 @@ struct RawAction {
     mask: u64,
 }
 
-fn number(raw: u64) -> Result<u32> {
+/// A signal's number. EINVAL.
+pub(super) fn number(raw: u64) -> Result<u32> {
     let number = raw as u32;
     if (1..=sig::MAX).contains(&number) { Ok(number) } else { Err(Errno::EINVAL) }
 }
@@ -49,14 +50,20 @@ pub(super) fn rt_sigaction<P: Platform>(
         let mut signals = t.process.signals.lock();
         let before = signals.action(signal);
         if let Some(raw) = new {
-            let mask = raw.mask & !UNBLOCKABLE;
-            signals.set_action(
-                signal,
-                Action { handler: raw.handler, flags: raw.flags, restorer: raw.restorer, mask },
-            );
+            let (mask, flags) = (raw.mask & !UNBLOCKABLE, raw.flags & sa::KNOWN);
+            let action = Action { handler: raw.handler, flags, restorer: raw.restorer, mask };
+            signals.set_action(signal, action);
+            if action.ignores(signal) {
+                signals.pending.discard(bit(signal));
+            }
         }
         before
     };
+    if new.is_some_and(|raw| Action { handler: raw.handler, ..before }.ignores(signal)) {
+        for thread in t.process.threads() {
+            thread.signals.lock().pending.discard(bit(signal));
+        }
+    }
     if let Some(at) = UserPtr::new(old).non_null() {
         let Action { handler, flags, restorer, mask } = before;
         t.mm().store(at, RawAction { handler, flags, restorer, mask })?;
@@ -86,8 +93,7 @@ pub(super) fn rt_sigprocmask<P: Platform>(
             SET => set,
             _ => return Err(Errno::EINVAL),
         };
-        t.signals.lock().blocked = after & !UNBLOCKABLE;
-        t.call_attention();
+        t.set_blocked(after);
     }
     if let Some(at) = UserPtr::new(old).non_null() {
         t.mm().store(at, before)?;
@@ -100,9 +106,9 @@ pub(super) fn rt_sigpending<P: Platform>(t: &Thread<P>, to: u64, size: u64) -> R
         return Err(Errno::EINVAL);
     }
     let pending = {
-        let process = t.process.signals.lock().pending;
+        let process = t.process.signals.lock().pending.set();
         let mine = t.signals.lock();
-        (process | mine.pending) & mine.blocked
+        (process | mine.pending.set()) & mine.blocked
     };
     let bytes = pending.to_le_bytes();
     t.mm().write(to as usize, bytes.get(..size as usize).unwrap_or_default()).map(|()| 0)
@@ -112,17 +118,18 @@ pub(super) fn rt_sigsuspend<P: Platform>(t: &Thread<P>, set: u64, size: u64) -> 
     if size != SET_SIZE {
         return Err(Errno::EINVAL);
     }
-    let set = t.mm().load::<SignalSet>(UserPtr::new(set))? & !UNBLOCKABLE;
-    let before = core::mem::replace(&mut t.signals.lock().blocked, set);
-    let result = t.wait_for(&[], &mut || false, None);
+    let set = t.mm().load::<SignalSet>(UserPtr::new(set))?;
+    let before = t.signals.lock().blocked;
+    t.set_blocked(set);
+    let result = pause(t);
     // The signal that ended the wait is delivered with this mask, then the old one holds again.
     t.signals.lock().suspended = Some(before);
     t.call_attention();
-    result.map(|_| 0)
+    result
 }
 
 pub(super) fn pause<P: Platform>(t: &Thread<P>) -> Result<usize> {
-    t.wait_for(&[], &mut || false, None).map(|_| 0)
+    t.wait_for(&[], &mut || false, None).map(|_| 0).map_err(|_| Errno::ERESTARTNOHAND)
 }
 
 pub(super) fn rt_sigtimedwait<P: Platform>(
@@ -137,64 +144,45 @@ pub(super) fn rt_sigtimedwait<P: Platform>(
     }
     let set = t.mm().load::<SignalSet>(UserPtr::new(set))? & !UNBLOCKABLE;
     let deadline = time::relative_deadline(t, timeout)?;
-    let mut taken = 0;
+    let mut taken = None;
     let came = t.wait_for(
-        &[],
+        &[&t.process.signal_arrived],
         &mut || {
-            let mut process = t.process.signals.lock();
-            let mut mine = t.signals.lock();
-            let found = (mine.pending | process.pending) & set;
-            if found != 0 {
-                taken = found.trailing_zeros() + 1;
-                mine.pending &= !bit(taken);
-                process.pending &= !bit(taken);
-            }
-            found != 0
+            taken = t.accept_signal(set);
+            taken.is_some()
         },
         deadline,
-    )?;
-    if !came {
-        return Err(Errno::EAGAIN);
+    );
+    came.map_err(|_| Errno::EINTR)?;
+    let accepted = taken.ok_or(Errno::EAGAIN)?;
+    if let Some(to) = UserPtr::new(info).non_null() {
+        t.mm().store(to, accepted)?;
     }
-    if info != 0 {
-        let mut bytes = [0u8; 128];
-        if let Some(first) = bytes.first_chunk_mut::<4>() {
-            *first = taken.to_le_bytes();
-        }
-        t.mm().write(info as usize, &bytes)?;
-    }
-    Ok(taken as usize)
+    Ok(accepted.number() as usize)
 }
 
-/// `stack_t`.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
-struct RawStack {
-    address: u64,
-    flags: u32,
-    pad: u32,
-    size: u64,
-}
-
-pub(super) fn sigaltstack<P: Platform>(t: &Thread<P>, new: u64, old: u64) -> Result<usize> {
-    const DISABLE: u32 = 2;
-    const AUTODISARM: u32 = 1 << 31;
-    const MINIMUM: u64 = 2048;
-    let (address, size, flags) = t.signals.lock().stack;
-    let before = RawStack { address, flags, pad: 0, size };
-    if let Some(at) = UserPtr::<RawStack>::new(new).non_null() {
-        let stack = t.mm().load(at)?;
-        match stack.flags & !AUTODISARM {
-            DISABLE => t.signals.lock().stack = (0, 0, DISABLE),
-            0 | 1 if stack.size < MINIMUM => return Err(Errno::ENOMEM),
-            0 | 1 => t.signals.lock().stack = (stack.address, stack.size, stack.flags & AUTODISARM),
-            _ => return Err(Errno::EINVAL),
+pub(super) fn sigaltstack<P: Platform>(t: &Thread<P>, new: u64, old: u64, sp: u64) -> Result<usize> {
+    let new = match UserPtr::<AltStack>::new(new).non_null() {
+        Some(at) => Some(t.mm().load(at)?),
+        None => None,
+    };
+    let before = {
+        let mut mine = t.signals.lock();
+        let before = mine.stack.report(sp);
+        if let Some(new) = new {
+            mine.stack.replace(new, sp)?;
         }
-    }
+        before
+    };
     if let Some(at) = UserPtr::new(old).non_null() {
         t.mm().store(at, before)?;
     }
     Ok(0)
+}
+
+/// What a signal says of its sender.
+fn own_info<P: Platform>(t: &Thread<P>, signal: u32, code: i32) -> Info {
+    Info::from_process(signal, code, t.process.pid(), t.process.fs.lock().credentials.uid)
 }
 
 pub(super) fn kill<P: Platform>(t: &Thread<P>, pid: u64, signal: u64) -> Result<usize> {
@@ -208,8 +196,7 @@ pub(super) fn kill<P: Platform>(t: &Thread<P>, pid: u64, signal: u64) -> Result<
         return Err(Errno::ESRCH);
     }
     if signal != 0 {
-        t.process.signals.lock().pending |= bit(signal);
-        t.process.threads().iter().for_each(|thread| thread.call_attention());
+        t.process.send(own_info(t, signal, code::USER))?;
     }
     Ok(0)
 }
@@ -224,11 +211,51 @@ pub(super) fn tgkill<P: Platform>(t: &Thread<P>, group: Option<u64>, tid: u64, s
     }
     let target = t.process.thread(tid as u32).ok_or(Errno::ESRCH)?;
     if signal != 0 {
-        target.send_signal(signal);
+        target.send(own_info(t, signal, code::TKILL))?;
     }
     Ok(0)
 }
 
-pub(super) fn rt_sigreturn<P: Platform>(t: &Arc<Thread<P>>, registers: &mut Registers) {
-    crate::process::signal::restore(t, registers);
+/// The `siginfo_t` that a program made up, for the signal `number`. To others it may not claim to come from the kernel or `kill`. EPERM.
+fn forged(info: Info, signal: u32, to_self: bool) -> Result<Info> {
+    if !to_self && (info.code >= 0 || info.code == code::TKILL) {
+        return Err(Errno::EPERM);
+    }
+    // A timer's id would be believed.
+    let code = if info.code == code::TIMER { code::USER } else { info.code };
+    Ok(Info { signal: signal as i32, code, ..info })
+}
+
+pub(super) fn rt_sigqueueinfo<P: Platform>(t: &Thread<P>, pid: u64, signal: u64, info: u64) -> Result<usize> {
+    let info = t.mm().load::<Info>(UserPtr::new(info))?;
+    if pid as u32 != t.process.pid() {
+        return Err(Errno::ESRCH);
+    }
+    if signal as u32 != 0 {
+        let signal = number(signal)?;
+        t.process.send(forged(info, signal, true)?)?;
+    }
+    Ok(0)
+}
+
+pub(super) fn rt_tgsigqueueinfo<P: Platform>(
+    t: &Thread<P>,
+    group: u64,
+    tid: u64,
+    signal: u64,
+    info: u64,
+) -> Result<usize> {
+    let info = t.mm().load::<Info>(UserPtr::new(info))?;
+    if (group as i32) <= 0 || (tid as i32) <= 0 {
+        return Err(Errno::EINVAL);
+    }
+    if group as u32 != t.process.pid() {
+        return Err(Errno::ESRCH);
+    }
+    let target = t.process.thread(tid as u32).ok_or(Errno::ESRCH)?;
+    if signal as u32 != 0 {
+        let signal = number(signal)?;
+        target.send(forged(info, signal, true)?)?;
+    }
+    Ok(0)
 }

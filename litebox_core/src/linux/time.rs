@@ -1,5 +1,6 @@
 //! Clocks and sleep.
 
+use super::Restart;
 use crate::errno::{Errno, Result};
 use crate::mm::UserPtr;
 use crate::platform::Platform;
@@ -98,23 +99,28 @@ pub(super) fn gettimeofday<P: Platform>(t: &Thread<P>, to: u64, zone: u64) -> Re
     Ok(0)
 }
 
-/// Sleeps until the monotonic clock reaches `deadline`; EINTR, with what is left written to `remaining`.
-fn sleep_until<P: Platform>(t: &Thread<P>, deadline: u64, remaining: u64) -> Result<usize> {
-    match t.wait_for(&[], &mut || false, Some(deadline)) {
-        Ok(_) => Ok(0),
-        Err(errno) => {
-            if let Some(to) = UserPtr::new(remaining).non_null() {
-                let left = deadline.saturating_sub(t.platform().monotonic());
-                t.mm().store(to, Timespec::from_ns(left))?;
-            }
-            Err(errno)
-        }
+/// Sleeps until the monotonic clock reaches `deadline`. Interrupted: what is left goes to `remaining`, if there is such a place (0: nobody wants to know), and
+/// `restart_syscall` sleeps on; without one (`None`) the call is simply made again.
+pub(super) fn sleep_until<P: Platform>(
+    t: &Thread<P>,
+    deadline: u64,
+    remaining: Option<u64>,
+) -> Result<usize> {
+    if t.wait_for(&[], &mut || false, Some(deadline)).is_ok() {
+        return Ok(0);
     }
+    let Some(remaining) = remaining else { return Err(Errno::ERESTARTNOHAND) };
+    if let Some(to) = UserPtr::new(remaining).non_null() {
+        let left = deadline.saturating_sub(t.platform().monotonic());
+        t.mm().store(to, Timespec::from_ns(left))?;
+    }
+    t.signals.lock().restart = Some(Restart::Sleep { deadline, remaining });
+    Err(Errno::ERESTART_RESTARTBLOCK)
 }
 
 pub(super) fn nanosleep<P: Platform>(t: &Thread<P>, request: u64, remaining: u64) -> Result<usize> {
     let length = t.mm().load::<Timespec>(UserPtr::new(request))?.to_ns()?;
-    sleep_until(t, t.platform().monotonic().saturating_add(length), remaining)
+    sleep_until(t, t.platform().monotonic().saturating_add(length), Some(remaining))
 }
 
 pub(super) fn clock_nanosleep<P: Platform>(
@@ -133,9 +139,9 @@ pub(super) fn clock_nanosleep<P: Platform>(
     if flags & u64::from(c::TIMER_ABSTIME) != 0 {
         let wait = time.saturating_sub(now(t, &kind));
         // An absolute sleep leaves nothing to tell.
-        sleep_until(t, monotonic.saturating_add(wait), 0)
+        sleep_until(t, monotonic.saturating_add(wait), None)
     } else {
-        sleep_until(t, monotonic.saturating_add(time), remaining)
+        sleep_until(t, monotonic.saturating_add(time), Some(remaining))
     }
 }
 

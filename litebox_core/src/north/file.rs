@@ -27,7 +27,7 @@ pub trait Files {
     /// The machine.
     fn host(&self) -> &'static dyn Host;
     /// Blocks until `ready` says true (`Ok(true)`) or the monotonic clock reaches `deadline` (`Ok(false)`); `ready` is asked
-    /// again whenever one of `queues` was woken. EINTR: a signal came.
+    /// again whenever one of `queues` was woken. ERESTARTSYS: a signal came.
     fn wait(
         &self,
         queues: &[&WaitQueue],

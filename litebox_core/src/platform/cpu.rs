@@ -53,10 +53,14 @@ pub enum Exception {
     Breakpoint,
     /// #UD: SIGILL.
     InvalidOpcode,
-    /// #GP, #SS, #NP, #OF, #BR and whatever else ring 3 must not do: SIGSEGV without an address.
+    /// #GP, #OF, #BR and whatever else ring 3 must not do: SIGSEGV without an address.
     Protection,
-    /// #MF, #XM: SIGFPE.
+    /// #SS, #NP: SIGBUS without an address.
+    Stack,
+    /// #MF: SIGFPE; the x87 status word says why.
     FloatingPoint,
+    /// #XM: SIGFPE; MXCSR says why.
+    Simd,
     /// #AC: SIGBUS, BUS_ADRALN.
     Alignment,
 }
@@ -90,6 +94,15 @@ pub trait Cpu {
     fn set_gs_base(&self, base: u64) -> bool;
     /// Puts the current thread's vector and floating-point state into its initial state (exec).
     fn reset_fpu(&self);
+    /// Bytes of the thread's vector and floating-point state as [`Cpu::save_fpu`] writes it, at least 512 (`FXSAVE`'s layout; `XSAVE`'s standard one where
+    /// [`Cpu::fpu_features`] says so).
+    fn fpu_size(&self) -> usize;
+    /// The state components (XCR0) of an `XSAVE` image; `None`: the image is `FXSAVE`'s.
+    fn fpu_features(&self) -> Option<u64>;
+    /// Writes the current thread's state to `to`, which is [`Cpu::fpu_size`] bytes long.
+    fn save_fpu(&self, to: &mut [u8]);
+    /// Loads the current thread's state from an image that anybody may have written; `false`, and nothing is loaded, when the CPU would refuse it.
+    fn load_fpu(&self, from: &[u8]) -> bool;
     /// AT_HWCAP (CPUID leaf 1, EDX) and AT_HWCAP2.
     fn hwcap(&self) -> (u64, u64);
     /// The index of the CPU that runs this.

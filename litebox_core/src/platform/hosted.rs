@@ -43,6 +43,9 @@ type Idle = Arc<dyn Fn() + Send + Sync>;
 /// A sleep beyond this is taken for one without an end, where time is simulated.
 const LONGEST_SLEEP: u64 = 3_600_000_000_000;
 
+/// Bytes of the vector state: x87 and SSE, and the header of an XSAVE image. Kept, and looked into by nobody.
+const FPU_SIZE: usize = 576;
+
 /// Time that passes only where somebody waits for it.
 struct Simulated {
     now: u64,
@@ -59,6 +62,7 @@ pub struct Hosted {
     next_token: AtomicU64,
     script: Mutex<VecDeque<Step>>,
     bases: Mutex<(u64, u64)>,
+    fpu: Mutex<[u8; FPU_SIZE]>,
     console: Recorder,
     root: Option<&'static dyn BlockDevice>,
 }
@@ -131,6 +135,7 @@ impl Hosted {
             next_token: AtomicU64::new(1),
             script: Mutex::default(),
             bases: Mutex::default(),
+            fpu: Mutex::new([0; FPU_SIZE]),
             console: Recorder::default(),
             root: disk.map(|bytes| &*Box::leak(Box::new(Disk(bytes))) as &dyn BlockDevice),
         }))
@@ -356,7 +361,27 @@ impl Cpu for Hosted {
         }
         legal
     }
-    fn reset_fpu(&self) {}
+    fn reset_fpu(&self) {
+        lock(&self.fpu).fill(0);
+    }
+    fn fpu_size(&self) -> usize {
+        FPU_SIZE
+    }
+    fn fpu_features(&self) -> Option<u64> {
+        Some(3)
+    }
+    fn save_fpu(&self, to: &mut [u8]) {
+        to.copy_from_slice(&*lock(&self.fpu));
+    }
+    fn load_fpu(&self, from: &[u8]) -> bool {
+        // The CPU's rules that matter to tests: XSTATE_BV within the features, XCOMP_BV zero.
+        let word = |at: usize| u64::from_le_bytes(from[at..at + 8].try_into().expect("eight bytes"));
+        let legal = from.len() == FPU_SIZE && word(512) & !3 == 0 && word(520) == 0;
+        if legal {
+            lock(&self.fpu).copy_from_slice(from);
+        }
+        legal
+    }
     fn hwcap(&self) -> (u64, u64) {
         (0, 0)
     }

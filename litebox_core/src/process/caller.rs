@@ -1,12 +1,13 @@
 //! A thread as whoever makes file calls ([`Files`], [`Caller`]).
 
 use super::limits::Resource;
-use super::signal::{UNBLOCKABLE, sig};
+use super::signal::sig;
 use super::thread::Thread;
 use crate::errno::{Errno, Result};
 use crate::event::WaitQueue;
 use crate::fd::FdTable;
 use crate::fs::{FsContext, Host};
+use crate::linux::Restart;
 use crate::linux::file::Caller;
 use crate::mm::{Sink, Source, UserBuffers};
 use crate::north::file::Files;
@@ -45,7 +46,7 @@ impl<P: Platform> Thread<P> {
                 return Ok(true);
             }
             if self.is_interrupted() {
-                return Err(Errno::EINTR);
+                return Err(Errno::ERESTARTSYS);
             }
             if deadline.is_some_and(|at| platform.monotonic() >= at) {
                 return Ok(false);
@@ -91,7 +92,7 @@ impl<P: Platform> Files for Thread<P> {
     }
 
     fn broken_pipe(&self) {
-        self.send_signal(sig::PIPE);
+        self.send_own(sig::PIPE);
     }
 
     fn file_size_limit(&self) -> u64 {
@@ -99,7 +100,7 @@ impl<P: Platform> Files for Thread<P> {
     }
 
     fn file_too_large(&self) {
-        self.send_signal(sig::XFSZ);
+        self.send_own(sig::XFSZ);
     }
 }
 
@@ -129,19 +130,21 @@ impl<P: Platform> Caller for Thread<P> {
 
     fn with_signal_mask<T>(&self, mask: Option<u64>, wait: impl FnOnce() -> Result<T>) -> Result<T> {
         let Some(mask) = mask else { return wait() };
-        let mask = mask & !UNBLOCKABLE;
-        let before = core::mem::replace(&mut self.signals.lock().blocked, mask);
+        let before = self.signals.lock().blocked;
+        self.set_blocked(mask);
         let result = wait();
-        let mut signals = self.signals.lock();
-        if matches!(result, Err(Errno::EINTR)) {
+        if result.as_ref().is_err_and(|errno| errno.is_restart()) {
             // The signal that came is delivered with this mask, then the old one holds again.
-            signals.suspended = Some(before);
+            self.signals.lock().suspended = Some(before);
+            self.call_attention();
         } else {
-            signals.blocked = before;
+            self.set_blocked(before);
         }
-        drop(signals);
-        self.call_attention();
         result
+    }
+
+    fn keep_restart(&self, restart: Restart) {
+        self.signals.lock().restart = Some(restart);
     }
 
     fn memory_file_limit(&self) -> u64 {

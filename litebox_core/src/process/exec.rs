@@ -4,7 +4,7 @@
 
 use super::elf::{self, HEADER_SIZE, Reason, Segment};
 use super::object::{Process, Program};
-use super::signal::ThreadSignals;
+use super::signal::{ThreadSignals, max_frame_size};
 use super::stack::{InitialStack, at};
 use super::thread::Thread;
 use super::vdso;
@@ -337,7 +337,7 @@ fn build<P: Platform>(
         (at::EGID, gid),
         (at::SECURE, 0),
         (at::HWCAP2, hwcap2),
-        (at::MINSIGSTKSZ, 2048),
+        (at::MINSIGSTKSZ, max_frame_size(platform) as u64),
         (at::SYSINFO_EHDR, vdso.unwrap_or_default() as u64),
     ];
     // Without a vDSO, no entry for it: the last.
@@ -420,11 +420,12 @@ pub fn execute<P: Platform>(
     let closed = process.fds.lock().take_close_on_exec();
     drop(closed);
     process.signals.lock().reset_handlers();
+    process.timers.clear_posix();
     *process.mm.write() = image.mm.clone();
     *process.program.lock() = Some(image.program);
     let platform = process.platform();
     let thread = Thread::new(process, image.mm, tid, base_name(path));
-    *thread.signals.lock() = ThreadSignals { stack: (0, 0, 2), ..signals };
+    *thread.signals.lock() = signals.for_exec();
     platform.reset_fpu();
     platform.set_fs_base(0);
     platform.set_gs_base(0);

@@ -3,7 +3,7 @@
 use super::exec::{ExecError, execute};
 use super::object::{Identity, Process, System};
 use super::procfs::Processes;
-use super::signal::{ThreadSignals, sig};
+use super::signal::ThreadSignals;
 use super::thread::Thread;
 use crate::errno::Errno;
 use crate::fs::erofs::Erofs;
@@ -11,8 +11,8 @@ use crate::fs::verity::{OnTamper, VerityDevice};
 use crate::fs::{FsContext, Lower, namespace, ops};
 use crate::linux;
 use crate::manifest::{Manifest, StreamKind};
-use crate::mm::{FaultError, Mm};
-use crate::platform::{Attack, Exception, ExitStatus, PageFault, Platform, Registers, UserExit};
+use crate::mm::Mm;
+use crate::platform::{Attack, ExitStatus, PageFault, Platform, Registers, UserExit};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::{boxed::Box, format};
@@ -122,7 +122,7 @@ fn process<P: Platform>(platform: &'static P, manifest: &Manifest) -> Result<Arc
             })?;
     }
     let fds = space.standard_streams().map_err(Failure::launch)?;
-    let system = System::new(space.mounts.clone(), manifest.hostname.clone());
+    let system = System::new(platform, space.mounts.clone(), manifest.hostname.clone());
     let identity = Identity { pid: PID, ppid: 0, pgid: PID, sid: PID };
     let empty = Mm::new(platform).map_err(Failure::launch)?;
     let process = Process::new(platform, system, identity, fds, fs, empty);
@@ -137,8 +137,8 @@ pub fn run<P: Platform>(mut thread: Arc<Thread<P>>, mut registers: Registers) ->
     loop {
         match platform.run_user(&mut registers) {
             UserExit::Syscall => linux::dispatch(&thread, &mut registers),
-            UserExit::PageFault(fault) => page_fault(&thread, fault),
-            UserExit::Exception(exception) => thread.force_signal(signal_of(exception)),
+            UserExit::PageFault(fault) => page_fault(&thread, &fault),
+            UserExit::Exception(exception) => thread.exception(exception, &registers),
             UserExit::Interrupt => platform.yield_now(),
         }
         if !thread.take_attention() {
@@ -159,21 +159,8 @@ pub fn run<P: Platform>(mut thread: Arc<Thread<P>>, mut registers: Registers) ->
     }
 }
 
-fn page_fault<P: Platform>(thread: &Thread<P>, fault: PageFault) {
-    match thread.mm().handle_fault(fault.address, fault.access) {
-        Ok(()) => {}
-        Err(FaultError::NoMapping | FaultError::AccessDenied) => thread.force_signal(sig::SEGV),
-        Err(FaultError::BusError) => thread.force_signal(sig::BUS),
-        Err(FaultError::OutOfMemory) => thread.out_of_memory(),
-    }
-}
-
-fn signal_of(exception: Exception) -> u32 {
-    match exception {
-        Exception::DivideError | Exception::FloatingPoint => sig::FPE,
-        Exception::Debug | Exception::Breakpoint => sig::TRAP,
-        Exception::InvalidOpcode => sig::ILL,
-        Exception::Protection => sig::SEGV,
-        Exception::Alignment => sig::BUS,
+fn page_fault<P: Platform>(thread: &Thread<P>, fault: &PageFault) {
+    if let Err(error) = thread.mm().handle_fault(fault.address, fault.access) {
+        thread.bad_access(fault, error);
     }
 }

@@ -15,6 +15,7 @@ pub mod stack;
 #[cfg(test)]
 mod tests;
 mod thread;
+pub mod timers;
 mod vdso;
 
 pub use exec::{ExecError, execute};

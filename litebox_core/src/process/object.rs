@@ -3,6 +3,8 @@
 use super::limits::{Limits, Resource};
 use super::signal::Signals;
 use super::thread::Thread;
+use super::timers::Timers;
+use crate::event::{TimerQueue, WaitQueue};
 use crate::fd::FdTable;
 use crate::fs::{FsContext, Location, MountTable};
 use crate::mm::{MemoryLimits, Mm};
@@ -27,6 +29,8 @@ pub struct System {
     pub mounts: Arc<MountTable>,
     /// `uname -n`.
     pub hostname: Vec<u8>,
+    /// What is to happen later.
+    pub timers: Arc<TimerQueue>,
 }
 
 /// The program that a process runs: what /proc shows of it.
@@ -57,6 +61,10 @@ pub struct Process<P: Platform> {
     pub limits: Mutex<Limits>,
     /// Dispositions, and what is pending for the process.
     pub signals: Mutex<Signals>,
+    /// Woken when a signal is sent to it or to one of its threads.
+    pub signal_arrived: WaitQueue,
+    /// Timers that send signals.
+    pub timers: Timers<P>,
     /// The memory of its threads, for those that look from outside.
     pub mm: RwLock<Arc<Mm<P>>>,
     /// The program, once one runs.
@@ -112,6 +120,8 @@ impl<P: Platform> Process<P> {
             fs: Mutex::new(Arc::new(fs)),
             limits: Mutex::new(Limits::default()),
             signals: Mutex::new(Signals::default()),
+            signal_arrived: WaitQueue::new(),
+            timers: Timers::default(),
             mm: RwLock::new(mm),
             program: Mutex::new(None),
             threads: Mutex::new(Vec::new()),

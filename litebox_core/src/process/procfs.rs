@@ -3,6 +3,7 @@
 use super::object::{Process, System};
 use super::signal::{DEFAULT, IGNORE};
 use super::thread::Thread;
+use crate::event::{Driver, TimerQueue};
 use crate::fs::procfs::{ProcInfo, ProcMapping, ProcProcess, ProcSource};
 use crate::fs::{DeviceId, FsContext, Location, MountTable, OpenFile};
 use crate::linux::RELEASE;
@@ -85,7 +86,7 @@ impl<P: Platform> ProcProcess for Shown<P> {
         let heap = process.mm.read().heap();
         let (pending, blocked) = {
             let mine = thread.signals.lock();
-            (mine.pending, mine.blocked)
+            (mine.pending.set(), mine.blocked)
         };
         let signals = process.signals.lock();
         let program = process.program.lock();
@@ -105,7 +106,7 @@ impl<P: Platform> ProcProcess for Shown<P> {
             user_ns: process.cpu_time(),
             system_ns: 0,
             start_ns: process.start_ns,
-            signals_pending: pending | signals.pending,
+            signals_pending: pending | signals.pending.set(),
             signals_blocked: blocked,
             signals_ignored: signals.set_where(|action| action.handler == IGNORE),
             signals_caught: signals.set_where(|action| action.handler != IGNORE && action.handler != DEFAULT),
@@ -193,7 +194,7 @@ impl<P: Platform> ProcProcess for Shown<P> {
 /// What the system is called, for those who hold it.
 impl System {
     /// A system with these mounts and this name.
-    pub fn new(mounts: Arc<MountTable>, hostname: Vec<u8>) -> Arc<System> {
-        Arc::new(System { mounts, hostname })
+    pub fn new(driver: &'static dyn Driver, mounts: Arc<MountTable>, hostname: Vec<u8>) -> Arc<System> {
+        Arc::new(System { mounts, hostname, timers: TimerQueue::new(driver) })
     }
 }

@@ -10,9 +10,9 @@ use alloc::sync::Arc;
 use proptest::prelude::*;
 
 /// Two pages of user memory that the tests point at.
-const PAGE: usize = 0x2000_0000;
+pub(super) const PAGE: usize = 0x2000_0000;
 
-fn task(pages: usize) -> (&'static Hosted, Arc<Thread<Hosted>>) {
+pub(super) fn task(pages: usize) -> (&'static Hosted, Arc<Thread<Hosted>>) {
     let host = Hosted::leak(pages);
     let thread =
         enter(host, &Manifest { cwd: b"/".to_vec(), hostname: "box".into(), ..Manifest::default() }).unwrap();
@@ -29,14 +29,19 @@ fn task(pages: usize) -> (&'static Hosted, Arc<Thread<Hosted>>) {
     (host, thread)
 }
 
-fn call(thread: &Arc<Thread<Hosted>>, number: u64, args: [u64; 6]) -> i64 {
+pub(super) fn call(thread: &Arc<Thread<Hosted>>, number: u64, args: [u64; 6]) -> i64 {
     let [rdi, rsi, rdx, r10, r8, r9] = args;
     let mut registers = Registers { rax: number, rdi, rsi, rdx, r10, r8, r9, ..Registers::default() };
     linux::dispatch(thread, &mut registers);
     registers.rax as i64
 }
 
-fn syscall(number: u64, rdi: u64, rsi: u64, rdx: u64) -> impl FnOnce(&Hosted, &mut Registers) -> UserExit {
+pub(super) fn syscall(
+    number: u64,
+    rdi: u64,
+    rsi: u64,
+    rdx: u64,
+) -> impl FnOnce(&Hosted, &mut Registers) -> UserExit {
     move |_, registers| {
         (registers.rax, registers.rdi, registers.rsi, registers.rdx) = (number, rdi, rsi, rdx);
         UserExit::Syscall
@@ -65,6 +70,8 @@ fn faults_end_the_process_with_their_signals() {
         (Exception::Alignment, 7),
         (Exception::DivideError, 8),
         (Exception::Protection, 11),
+        (Exception::Stack, 7),
+        (Exception::Simd, 8),
     ] {
         let (host, thread) = task(2048);
         host.script(move |_, _| UserExit::Exception(exception));

@@ -11,6 +11,7 @@ mod stat;
 #[cfg(test)]
 mod tests;
 
+use super::Restart;
 use crate::errno::{Errno, Result};
 use crate::fs::{IoctlMemory, PATH_MAX};
 use crate::mm::{Sink, Source, read_cstr};
@@ -32,9 +33,13 @@ pub trait Caller: Files {
     fn address_limit(&self) -> usize;
     /// Calls `wait` with another signal mask, if there is one; a signal that ends the wait is delivered with that mask.
     fn with_signal_mask<T>(&self, mask: Option<u64>, wait: impl FnOnce() -> Result<T>) -> Result<T>;
+    /// Keeps how `restart_syscall` goes on with a call that a signal interrupted.
+    fn keep_restart(&self, restart: Restart);
     /// Pages that all anonymous files together may take.
     fn memory_file_limit(&self) -> u64;
 }
+
+pub(super) use poll::poll_again;
 
 /// The arguments of a call, as registers.
 type Args = [u64; 6];

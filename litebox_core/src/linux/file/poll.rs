@@ -1,5 +1,6 @@
 //! poll, ppoll, select, pselect6.
 
+use super::super::Restart;
 use super::super::time::Timespec;
 use super::{Args, Caller};
 use crate::errno::{Errno, Result};
@@ -20,7 +21,22 @@ fn deadline<C: Caller>(c: &C, nanoseconds: Option<u64>) -> Option<u64> {
 
 pub(super) fn poll<C: Caller>(c: &C, fds: u64, count: u64, milliseconds: u64) -> Result<usize> {
     let timeout = u64::try_from(milliseconds as i32).ok().map(|ms| ms * 1_000_000);
-    poll_until(c, fds, count, deadline(c, timeout))
+    poll_again(c, fds, count, deadline(c, timeout).unwrap_or(u64::MAX))
+}
+
+/// `poll` with a deadline, `u64::MAX`: none; `restart_syscall` comes back to it.
+pub(in crate::linux) fn poll_again<C: Caller>(c: &C, fds: u64, count: u64, deadline: u64) -> Result<usize> {
+    let result = poll_until(c, fds, count, (deadline != u64::MAX).then_some(deadline));
+    if matches!(result, Err(Errno::ERESTARTSYS)) {
+        c.keep_restart(Restart::Poll { fds, count, deadline });
+        return Err(Errno::ERESTART_RESTARTBLOCK);
+    }
+    result
+}
+
+/// Interrupted calls whose timeout is in memory are made again only when no handler runs.
+fn no_handler(errno: Errno) -> Errno {
+    if errno == Errno::ERESTARTSYS { Errno::ERESTARTNOHAND } else { errno }
 }
 
 pub(super) fn ppoll<C: Caller>(
@@ -33,7 +49,7 @@ pub(super) fn ppoll<C: Caller>(
 ) -> Result<usize> {
     let timeout = load_timeout(c, timeout)?;
     let mask = load_mask(c, mask, size)?;
-    c.with_signal_mask(mask, || poll_until(c, fds, count, deadline(c, timeout)))
+    c.with_signal_mask(mask, || poll_until(c, fds, count, deadline(c, timeout)).map_err(no_handler))
 }
 
 /// A signal mask in memory, `size` bytes long; `None` for a null pointer. EINVAL, EFAULT.
@@ -106,7 +122,7 @@ pub(super) fn select<C: Caller>(
         );
     }
     let end = deadline(c, nanoseconds);
-    let ready = select_until(c, n, [reads, writes, others], end)?;
+    let ready = select_until(c, n, [reads, writes, others], end).map_err(no_handler)?;
     if timeout != 0 {
         let left = end.map_or(0, |end| end.saturating_sub(c.host().monotonic()));
         let left = [left / 1_000_000_000, left % 1_000_000_000 / 1000];
@@ -124,7 +140,9 @@ pub(super) fn pselect6<C: Caller>(c: &C, [n, reads, writes, others, timeout, mas
     let timeout = load_timeout(c, timeout)?;
     let [address, size] = mask;
     let mask = load_mask(c, address, size)?;
-    c.with_signal_mask(mask, || select_until(c, n, [reads, writes, others], deadline(c, timeout)))
+    c.with_signal_mask(mask, || {
+        select_until(c, n, [reads, writes, others], deadline(c, timeout)).map_err(no_handler)
+    })
 }
 
 /// What each of the three sets asks for (`select(2)`, "Correspondence between select() and poll() notifications").

@@ -69,7 +69,7 @@ impl Files for Thread {
         self.host
     }
     fn wait(&self, _: &[&WaitQueue], ready: &mut dyn FnMut() -> bool, _: Option<u64>) -> Result<bool> {
-        if ready() { Ok(true) } else { Err(Errno::EINTR) }
+        if ready() { Ok(true) } else { Err(Errno::ERESTARTSYS) }
     }
     fn broken_pipe(&self) {}
     fn file_size_limit(&self) -> u64 {
@@ -105,6 +105,7 @@ impl Caller for Thread {
         }
         SliceSource(bytes.leak())
     }
+    fn keep_restart(&self, _: crate::linux::Restart) {}
     fn memory_file_limit(&self) -> u64 {
         64
     }
@@ -174,7 +175,7 @@ fn pipes_carry_bytes_and_end() {
     let t = thread();
     let (at, data) = ((START + 8) as u64, text(&t, 100, "abc"));
     assert_eq!(run(&t, nr::__NR_pipe2, &[at, 0]), Ok(0));
-    assert_eq!(run(&t, nr::__NR_read, &[0, at, 9]), Err(Errno::EINTR));
+    assert_eq!(run(&t, nr::__NR_read, &[0, at, 9]), Err(Errno::ERESTARTSYS));
     assert_eq!(run(&t, nr::__NR_write, &[1, data, 3]), Ok(3));
     assert_eq!(run(&t, nr::__NR_lseek, &[0, 0, 0]), Err(Errno::ESPIPE));
     assert_eq!(run(&t, nr::__NR_close, &[1]), Ok(0));

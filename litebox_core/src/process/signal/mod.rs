@@ -1,7 +1,26 @@
 //! Signals: dispositions, masks, what is pending, and what happens by default (`signal(7)`).
+//!
+//! [`info`] has what waits, [`send`] who gets it, [`deliver`] what happens on the way to user mode, [`frame`] how a handler is entered and left, [`fault`] what
+//! user mode's own mistakes become.
+//!
+//! Locks: a process's signals before a thread's, and nothing else under either. Nothing is woken and nothing copied under them.
 
-use super::thread::Thread;
-use crate::platform::{ExitStatus, Platform, Registers};
+mod deliver;
+mod fault;
+mod frame;
+pub mod info;
+mod send;
+mod stack;
+#[cfg(test)]
+mod tests;
+
+pub use frame::max_size as max_frame_size;
+pub use info::{Info, Pending};
+pub use stack::AltStack;
+
+use crate::errno::Errno;
+use crate::linux::Restart;
+use frame::FaultRegisters;
 
 /// Signal numbers.
 #[allow(missing_docs)]
@@ -29,8 +48,27 @@ pub mod sig {
     pub const TTOU: u32 = 22;
     pub const URG: u32 = 23;
     pub const XFSZ: u32 = 25;
+    pub const VTALRM: u32 = 26;
+    pub const PROF: u32 = 27;
     pub const WINCH: u32 = 28;
+    pub const SYS: u32 = 31;
     pub const MAX: u32 = 64;
+}
+
+/// Flags of an action (`sigaction(2)`).
+#[allow(missing_docs)]
+pub mod sa {
+    pub const NOCLDSTOP: u64 = 1;
+    pub const NOCLDWAIT: u64 = 2;
+    pub const SIGINFO: u64 = 4;
+    pub const RESTORER: u64 = 0x0400_0000;
+    pub const ONSTACK: u64 = 0x0800_0000;
+    pub const RESTART: u64 = 0x1000_0000;
+    pub const NODEFER: u64 = 0x4000_0000;
+    pub const RESETHAND: u64 = 0x8000_0000;
+    /// The others do not stick: that is how programs find out.
+    pub const KNOWN: u64 =
+        NOCLDSTOP | NOCLDWAIT | SIGINFO | RESTORER | ONSTACK | RESTART | NODEFER | RESETHAND;
 }
 
 /// `SIG_DFL` and `SIG_IGN`.
@@ -64,12 +102,12 @@ pub struct Action {
 pub struct Signals {
     actions: [Action; sig::MAX as usize],
     /// Sent to the process, and taken by no thread yet.
-    pub pending: SignalSet,
+    pub pending: Pending,
 }
 
 impl Default for Signals {
     fn default() -> Signals {
-        Signals { actions: [Action::default(); sig::MAX as usize], pending: 0 }
+        Signals { actions: [Action::default(); sig::MAX as usize], pending: Pending::default() }
     }
 }
 
@@ -106,15 +144,38 @@ impl Signals {
 }
 
 /// A thread's part.
-#[derive(Clone, Copy, Debug, Default)]
-#[allow(missing_docs)]
+#[derive(Clone, Debug, Default)]
 pub struct ThreadSignals {
+    /// What it holds back; never has [`UNBLOCKABLE`].
     pub blocked: SignalSet,
-    pub pending: SignalSet,
-    /// Alternate stack: address, size, flags.
-    pub stack: (u64, u64, u32),
+    /// What was sent to it alone.
+    pub pending: Pending,
+    /// The alternate stack.
+    pub stack: AltStack,
     /// The mask to return to after the next delivery (`rt_sigsuspend(2)`).
     pub suspended: Option<SignalSet>,
+    /// The system call that a signal interrupted, until that signal is delivered.
+    pub(super) interrupted: Option<Interrupted>,
+    /// How `restart_syscall` goes on.
+    pub restart: Option<Restart>,
+    fault: FaultRegisters,
+}
+
+impl ThreadSignals {
+    /// What a new program inherits (`execve(2)`): mask and pending signals.
+    #[must_use]
+    pub fn for_exec(self) -> ThreadSignals {
+        ThreadSignals { blocked: self.blocked, pending: self.pending, ..ThreadSignals::default() }
+    }
+}
+
+/// A system call that gave up for a signal's sake.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Interrupted {
+    /// What was in RAX.
+    number: u64,
+    /// One of [`Errno`]'s restarts.
+    how: Errno,
 }
 
 /// What a signal does when its disposition is the default.
@@ -128,6 +189,17 @@ pub enum DefaultAction {
     Stop,
 }
 
+impl Action {
+    /// Whether `signal` is thrown away.
+    pub fn ignores(&self, signal: u32) -> bool {
+        match self.handler {
+            IGNORE => true,
+            DEFAULT => default_action(signal) != DefaultAction::Terminate,
+            _ => false,
+        }
+    }
+}
+
 /// The default of a signal (the table in `signal(7)`).
 pub fn default_action(signal: u32) -> DefaultAction {
     match signal {
@@ -135,67 +207,4 @@ pub fn default_action(signal: u32) -> DefaultAction {
         sig::STOP | sig::TSTP | sig::TTIN | sig::TTOU => DefaultAction::Stop,
         _ => DefaultAction::Terminate,
     }
-}
-
-impl<P: Platform> Thread<P> {
-    /// Whether a signal is pending that this thread does not block, and that would do something.
-    pub fn has_deliverable_signal(&self) -> bool {
-        let process = self.process.signals.lock();
-        let mine = self.signals.lock();
-        let candidates = (mine.pending | process.pending) & !mine.blocked;
-        (1..=sig::MAX).filter(|&s| candidates & bit(s) != 0).any(|s| match process.action(s).handler {
-            IGNORE => false,
-            DEFAULT => default_action(s) == DefaultAction::Terminate,
-            _ => true,
-        })
-    }
-
-    /// Sends a signal to this thread.
-    pub fn send_signal(&self, signal: u32) {
-        self.signals.lock().pending |= bit(signal);
-        self.call_attention();
-    }
-
-    /// A fault of the workload's own: cannot be ignored or put off. Blocked or ignored, it ends the process.
-    pub fn force_signal(&self, signal: u32) {
-        let ignored = self.process.signals.lock().action(signal).handler == IGNORE;
-        let blocked = self.signals.lock().blocked & bit(signal) != 0;
-        if ignored || blocked {
-            self.terminate(ExitStatus::Signaled(signal as u8));
-        } else {
-            self.send_signal(signal);
-        }
-    }
-
-    /// Delivers what is pending, before user mode is entered.
-    pub fn deliver_signals(&self, registers: &mut Registers) {
-        let _ = registers;
-        loop {
-            let (signal, action) = {
-                let mut process = self.process.signals.lock();
-                let mut mine = self.signals.lock();
-                let candidates = (mine.pending | process.pending) & (!mine.blocked | UNBLOCKABLE);
-                if candidates == 0 {
-                    return;
-                }
-                let signal = candidates.trailing_zeros() + 1;
-                mine.pending &= !bit(signal);
-                process.pending &= !bit(signal);
-                (signal, process.action(signal))
-            };
-            let does_nothing = action.handler == IGNORE
-                || action.handler == DEFAULT && default_action(signal) != DefaultAction::Terminate;
-            if does_nothing {
-                continue;
-            }
-            self.terminate(ExitStatus::Signaled(signal as u8));
-            return;
-        }
-    }
-}
-
-/// `rt_sigreturn(2)`: there is no frame to return to while handlers are not run, so this is a forged one.
-pub fn restore<P: Platform>(t: &Thread<P>, registers: &mut Registers) {
-    let _ = registers;
-    t.force_signal(sig::SEGV);
 }
