@@ -1,10 +1,10 @@
 //! The Python package `sev-snp-measure` as an oracle (class `gctx.GCTX`): the same digest for generated lists of pages of every
 //! type. Needs Python with `venv` and a package index; says why it skips where they are missing.
 
+#[path = "common/python.rs"]
+mod python;
+
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use litebox_igvm::PAGE_SIZE;
 use litebox_igvm::digest::{LaunchDigest, PageType, VmplPermissions};
@@ -12,8 +12,6 @@ use litebox_igvm::vmsa::{KVM_VMSA_GPA, SevFeatures, Vmsa};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-
-const PACKAGE: &str = "sev-snp-measure==0.0.13";
 
 /// Reads lines `TYPE GPA FILL` and `end`; prints a digest for each list.
 const SCRIPT: &str = "
@@ -35,34 +33,6 @@ for line in sys.stdin:
     elif kind == 6: gctx.update_cpuid_page(gpa)
 ";
 
-/// A Python that has the package, or why there is none.
-fn python() -> Result<PathBuf, String> {
-    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("sev-snp-measure");
-    let python = directory.join("bin/python3");
-    let run = |command: &mut Command| -> Result<(), String> {
-        let output =
-            command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
-    };
-    let mut import = Command::new(&python);
-    import.args(["-c", "import sevsnpmeasure.gctx"]);
-    if run(&mut import).is_err() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&directory))?;
-        run(Command::new(&python)
-            .args("-m pip -q install --timeout 10 --retries 1".split(' '))
-            .arg(PACKAGE))?;
-        run(&mut import)?;
-    }
-    Ok(python)
-}
-
-fn python_or_skip() -> Option<PathBuf> {
-    python().map_err(|reason| println!("SKIPPED, since {PACKAGE} is not to be had: {reason}")).ok()
-}
-
 fn pages() -> impl Strategy<Value = Vec<(PageType, u64, u8)>> {
     let page_type = prop::sample::select(vec![
         PageType::Normal,
@@ -83,7 +53,7 @@ fn pages() -> impl Strategy<Value = Vec<(PageType, u64, u8)>> {
 
 #[test]
 fn digests_are_equal() {
-    let Some(python) = python_or_skip() else { return };
+    let Some(python) = python::find() else { return };
     let mut runner = TestRunner::deterministic();
     let mut input = String::new();
     let mut expected = String::new();
@@ -100,20 +70,7 @@ fn digests_are_equal() {
         }
         expected += "\n";
     }
-    assert_eq!(run(&python, SCRIPT, &input), expected);
-}
-
-fn run(python: &Path, script: &str, input: &str) -> String {
-    let mut child = Command::new(python)
-        .args(["-c", script])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the Python that imported the package");
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
-    String::from_utf8(output.stdout).unwrap()
+    assert_eq!(python::run(&python, SCRIPT, &input), expected);
 }
 
 /// What KVM measures for a CPU that QEMU has only reset.
@@ -126,11 +83,11 @@ for line in sys.stdin:
     signature, features = (int(word, 0) for word in line.split())
     print(bytes(VMSA.build_save_area(0xfffffff0, features, signature)).hex())
 ";
-    let Some(python) = python_or_skip() else { return };
+    let Some(python) = python::find() else { return };
     let cpus = [(0x0080_0f12, 1), (0x00a0_0f11, 0x21), (0x00b0_0f00, 0x201)];
     let input: String =
         cpus.iter().map(|(signature, features)| format!("{signature:#x} {features:#x}\n")).collect();
-    let output = run(&python, SCRIPT, &input);
+    let output = python::run(&python, SCRIPT, &input);
     for ((signature, features), theirs) in cpus.into_iter().zip(output.lines()) {
         let vmsa = Vmsa::reset(signature, SevFeatures::from_bits_retain(features));
         let ours: String = vmsa.to_page().iter().map(|byte| format!("{byte:02x}")).collect();

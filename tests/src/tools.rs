@@ -17,7 +17,7 @@ pub fn repository() -> &'static Path {
 }
 
 /// Cargo's target directory.
-fn target_dir() -> PathBuf {
+pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| repository().join("target"), |dir| repository().join(dir))
 }

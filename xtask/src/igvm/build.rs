@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use litebox_igvm::format::IgvmFile;
@@ -19,7 +18,7 @@ use super::key;
 use super::reference::{ReferenceValues, Sha256Facts, Versions};
 use crate::image::hex;
 use crate::workload::manifest::{Session, manifest};
-use crate::{host, kernel, workload};
+use crate::{kernel, workload};
 
 /// Builds and writes; 0, or what `run-snp` gives for a program that cannot run.
 pub fn build_igvm(args: &BuildIgvm) -> i32 {
@@ -60,11 +59,7 @@ fn attempt(args: &BuildIgvm) -> Result<i32> {
         igvm = image.build()?;
     }
     let sha256 = Sha256Facts { igvm: hex(&Sha256::digest(&igvm)), kernel: hex(&Sha256::digest(&elf)) };
-    let rustc = host::output_of(Command::new("rustc").current_dir(host::workspace()).arg("--version"));
-    let versions = Versions {
-        litebox: env!("CARGO_PKG_VERSION"),
-        rustc: rustc.map(|version| version.trim().to_owned()),
-    };
+    let versions = Versions { litebox: env!("CARGO_PKG_VERSION"), rustc: env!("LITEBOX_RUSTC") };
     let reference = ReferenceValues::new(&igvm, args.host, sha256, versions)?;
     files.write(&igvm, &workload.image.path, &reference.to_json()?)?;
     say(args, &files, &igvm, &reference);

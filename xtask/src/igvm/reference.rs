@@ -58,7 +58,7 @@ pub struct Versions {
     /// Of this program and of the kernel.
     pub litebox: &'static str,
     /// What `rustc --version` says.
-    pub rustc: Option<String>,
+    pub rustc: &'static str,
 }
 
 impl ReferenceValues {

@@ -1,7 +1,9 @@
 //! Builds the kernel.
 //!
-//! Cargo decides whether anything is to do. The kernel is built alone and for its own target: built together with the host crates it would
+//! Equal sources give equal bytes, in any folder ([`paths`]). Cargo decides whether anything is to do. The kernel is built alone and for its own target: built together with the host crates it would
 //! inherit their features.
+
+mod paths;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -39,6 +41,10 @@ pub fn build(package: &str) -> Result<PathBuf> {
     let child = Command::new(cargo)
         .current_dir(host::workspace())
         .args(["build", "--quiet", "--release", "--package", package, "--target", TARGET])
+        .args(["--config", &paths::config()])
+        // They would replace the flags of the target, without which the kernel is another.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -1,0 +1,50 @@
+//! A Python with the package `sev-snp-measure`, in an environment of its own under `target/`.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const PACKAGE: &str = "sev-snp-measure==0.0.13";
+
+/// A Python that has the package, or why there is none.
+fn install() -> Result<PathBuf, String> {
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("sev-snp-measure");
+    let python = directory.join("bin/python3");
+    let run = |command: &mut Command| -> Result<(), String> {
+        let output =
+            command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+    };
+    let mut import = Command::new(&python);
+    import.args(["-c", "import sevsnpmeasure.gctx"]);
+    if run(&mut import).is_err() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&directory))?;
+        run(Command::new(&python)
+            .args("-m pip -q install --timeout 10 --retries 1".split(' '))
+            .arg(PACKAGE))?;
+        run(&mut import)?;
+    }
+    Ok(python)
+}
+
+/// The same, and says why a test skips.
+pub fn find() -> Option<PathBuf> {
+    install().map_err(|reason| println!("SKIPPED, since {PACKAGE} is not to be had: {reason}")).ok()
+}
+
+/// What a script prints that is given this input.
+pub fn run(python: &Path, script: &str, input: &str) -> String {
+    let mut child = Command::new(python)
+        .args(["-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the Python that imported the package");
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
