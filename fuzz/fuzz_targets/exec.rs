@@ -9,7 +9,6 @@ use litebox_core::platform::{Memory, Prot};
 use litebox_core::process::signal::ThreadSignals;
 use litebox_core::process::{enter, execute};
 use litebox_fuzz::machine::{check_memory, host, without_a_leak};
-use std::sync::Arc;
 
 litebox_fuzz::target!(litebox_fuzz::seeds::exec, run);
 

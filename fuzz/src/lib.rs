@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 pub mod constants;
 pub mod device;
+pub mod emulated;
 pub mod image;
 pub mod machine;
 pub mod seeds;

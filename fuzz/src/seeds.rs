@@ -181,6 +181,165 @@ pub fn igvm_file() -> Vec<Vec<u8>> {
     [whole, odd, second].iter().map(|builder| builder.write().expect("a seed that is valid")).collect()
 }
 
+/// The same files under each host, a Linux with and without an initial RAM disk, and options.
+pub fn load() -> Vec<Vec<u8>> {
+    let files = igvm_file();
+    let hosts = (0..4).flat_map(|host| files.iter().map(move |file| [&[host, 0], &file[..]].concat()));
+    let mut kernel = vec![0; 0x600];
+    put(&mut kernel, 0x1f1, &[2]);
+    put(&mut kernel, 0x1fe, &[0x55, 0xaa]);
+    put(&mut kernel, 0x201, b"\x6aHdrS\x0f\x02");
+    put(&mut kernel, 0x236, &[1]);
+    put(&mut kernel, 0x238, &2047u32.to_le_bytes());
+    let linux = |initrd: u32| {
+        let head = [&[6, 5][..], &0x1000u32.to_le_bytes(), &initrd.to_le_bytes(), b"quiet", &[3, 0, 1, 1]];
+        [&head.concat(), &kernel[..]].concat()
+    };
+    let options = b"\x07\x00cpus=2\nc_bit=47\nseed=9\nhost=openvmm\nreport_version=5\nappend=a b=c\n";
+    hosts.chain([linux(0), linux(0x1001), options.to_vec()]).collect()
+}
+
+/// A guest that registers a GHCB, uses ports, MMIO and MSRs; that changes and validates pages; that starts its second CPU; with paging and
+/// without.
+pub fn ghcb() -> Vec<Vec<u8>> {
+    // Numbers as the target reads them.
+    let n = |value: u8| vec![value + 8];
+    let raw = |value: u64| [&[0][..], &value.to_le_bytes()].concat();
+    let request = |code: u8, info1: Vec<u8>, info2: Vec<u8>, fields: u8, values: &[Vec<u8>]| {
+        [&[2, code][..], &info1, &info2, &[fields], &values.concat()].concat()
+    };
+    let msr = |kind: u8| vec![0, kind];
+    let start = [msr(0xc0), msr(0x20)].concat();
+    let psc = |entry: u64| {
+        let header = [&[12, 0x00, 0x08, 16][..], &[0; 8], &entry.to_le_bytes()].concat();
+        [header, request(18, n(0), n(0), 0x10, &[vec![2]])].concat()
+    };
+    let pvalidate = |page: u8, large: u8, validate: u8| vec![6, page, large, validate];
+    let requests = [
+        start.clone(),
+        request(6, raw(0x3f8_0010), n(0), 1, &[n(65)]),
+        request(6, raw(0x3f8_0011), n(0), 0, &[]),
+        request(6, raw(0x3f8_021c), n(9), 0x10, &[vec![2]]),
+        request(4, n(0), n(0), 3, &[n(1), n(0)]),
+        request(7, n(0), n(0), 2, &[n(0x1b)]),
+        request(7, n(1), n(0), 7, &[n(0), n(0x10), n(0)]),
+        request(13, raw(0xfee0_0020), n(4), 0x10, &[vec![2]]),
+        request(14, raw(0xfee0_00f0), n(4), 0x10, &[vec![2]]),
+        request(14, raw(0xfed0_0000), n(8), 0x10, &[vec![2]]),
+        vec![14, 0, 0, 0, 9, 0x40, 0],
+        vec![13, 2, 8],
+    ];
+    let pages = [
+        start.clone(),
+        pvalidate(0x20, 0, 1),
+        pvalidate(0x41, 1, 1),
+        psc(0x20_0000 | 2 << 52 | 1 << 56),
+        psc(0x20_0000 | 1 << 52 | 1 << 56),
+        pvalidate(0x41, 1, 1),
+        pvalidate(0x41, 0, 0),
+        psc(0x6000 | 2 << 52),
+        vec![9, 0x20, 0x80],
+        vec![9, 0x06, 0x02],
+        vec![0, 0x80, 2, 0x21],
+    ];
+    let second = [
+        start,
+        vec![8, 0, 5, 0, 0x01, 0x0f, 0x01, 0],
+        request(21, vec![7, 0, 1], raw(0x5000), 1, &[n(1)]),
+        vec![15, 0x14],
+        msr(0x06),
+        request(19, raw(0x1_1000), raw(0x1_2000), 0, &[]),
+        request(20, raw(0x1_1000), raw(0x1_2000), 9, &[raw(0x1_3000), n(1)]),
+        request(25, raw(0x1_3000), n(0), 1, &[n(1)]),
+    ];
+    let mut seeds = Vec::new();
+    for steps in [requests.concat(), pages.concat(), second.concat()] {
+        seeds.extend([0, 1, 3, 4].map(|mode| [&[mode], &steps[..]].concat()));
+    }
+    seeds
+}
+
+/// Launches that are finished and asked for reports, keys and TSC information; what is replayed, changed and made up.
+pub fn psp() -> Vec<Vec<u8>> {
+    let start = |mode: u8| [&[mode][..], &0x3_0000u64.to_le_bytes(), &[7, 0]].concat();
+    let report = |vmpck: u8, vmpl: u8| [&[5, vmpck, 65][..], &[0x5a; 64], &[vmpl]].concat();
+    let key =
+        |vmpck: u8, fields: u8| [&[5, 4 | vmpck, 17][..], &[0; 8], &[fields], &[0; 7], &[vmpck]].concat();
+    let newer = [&[5, 8, 0][..]].concat();
+    let tsc = vec![5, 12, 0];
+    let replay = vec![2];
+    let other_key = [&[3, 0, 0, 1][..], &[0; 8]].concat();
+    let ahead = [&[3, 0, 0, 0, 2][..], &[0; 7]].concat();
+    let changed = vec![4, 0, 0, 0x60, 0, 1];
+    let unknown = vec![5, 16, 9, 1, 4, 0, 0];
+    let made_up = [&[1][..], &[0xff; 64]].concat();
+    vec![
+        [start(0), report(0, 0), replay.clone(), report(0, 3), key(0, 0x3f), key(0, 0x3f)].concat(),
+        [start(5), tsc, newer, report(2, 2), report(2, 1), key(2, 1)].concat(),
+        [start(8), other_key, ahead, changed, unknown, made_up, replay].concat(),
+        [&[2][..], &0x1_0000u64.to_le_bytes(), &[7, 0]].concat(),
+    ]
+}
+
+/// Dialogues with a host that answers well, and one that lies; pages for each of the parsers.
+pub fn answers() -> Vec<Vec<u8>> {
+    let call = |what: u8, size: u16| [&[what][..], &size.to_le_bytes()].concat();
+    let exit = |how: u8| vec![how, 1, 2, 3, 4, 5, 6, 7, 8];
+    let honest = [
+        vec![1],
+        call(0, 0),
+        vec![0, 0],
+        call(1, 5),
+        vec![0],
+        call(2, 5),
+        vec![0],
+        call(3, 0),
+        exit(0),
+        call(8, 2),
+        exit(0),
+        vec![0; 3],
+        call(0x8a, 0),
+        vec![0; 3],
+        exit(0),
+        exit(0),
+        vec![0; 3],
+    ];
+    let lies = [
+        vec![1],
+        call(0, 0),
+        vec![0xc1],
+        call(6, 0),
+        exit(0xe1),
+        vec![0x0d, 3, 0, 0x80, 0, 0, 0, 0],
+        call(8, 600),
+        exit(0),
+        vec![0xf4],
+        call(9, 1),
+        exit(0xf0),
+    ];
+    let page =
+        |contents: &[u8]| [&[0][..], &[0; 16], &0x0002_0001_3300_0001u64.to_le_bytes(), contents].concat();
+    let mut cpuid = vec![0; 16 + 2 * 48];
+    put(&mut cpuid, 0, &[2]);
+    put(&mut cpuid, 16, &0x8000_001fu32.to_le_bytes());
+    put(&mut cpuid, 16 + 28, &51u32.to_le_bytes());
+    put(&mut cpuid, 64, &[0xd]);
+    put(&mut cpuid, 64 + 8, &[1]);
+    let mut map = vec![0; 72];
+    put(&mut map, 8, &[0x9f]);
+    put(&mut map, 24, &0x100u64.to_le_bytes());
+    put(&mut map, 32, &0x1000u64.to_le_bytes());
+    let mut secrets = vec![0x5a; 4096];
+    put(&mut secrets, 0, &3u32.to_le_bytes());
+    let mut block = b"LITEBOX1".to_vec();
+    for word in
+        [0x10_0000u64, 0x20_0000, 0x18_0000, 0x19_0000, 0x1a_0000, 0x1a_1000, 0x1a_2000, 0x1a_3000, 77, 51]
+    {
+        block.extend(word.to_le_bytes());
+    }
+    vec![honest.concat(), lies.concat(), page(&cpuid), page(&map), page(&secrets), page(&block)]
+}
+
 /// Images of a small tree, of an empty one, and of one with many names.
 pub fn erofs() -> Vec<Vec<u8>> {
     let scratch = std::env::temp_dir().join(format!("litebox-fuzz-{}", std::process::id()));

@@ -30,7 +30,7 @@ pub trait Hardware {
     fn random(&mut self) -> u64;
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 #[allow(missing_docs)]
 pub mod testing {
     use super::*;

@@ -18,6 +18,7 @@ pub mod inject;
 pub mod load;
 pub mod memory;
 pub mod nested;
+pub mod options;
 pub mod rmp;
 pub mod vm;
 pub mod vmcb;

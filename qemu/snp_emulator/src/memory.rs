@@ -11,6 +11,9 @@ pub trait PhysicalMemory {
     /// Writes `from` at `spa`; where there is no memory, nothing happens.
     fn write(&self, spa: u64, from: &[u8]);
 
+    /// Whether there is memory at `spa`: the guest's, or the emulator's own.
+    fn holds(&self, spa: u64) -> bool;
+
     /// Eight bytes.
     fn read_u64(&self, spa: u64) -> u64 {
         let mut bytes = [0; 8];
@@ -141,11 +144,12 @@ impl HostMap {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 #[allow(missing_docs)]
 pub mod testing {
     use super::*;
-    use std::cell::RefCell;
+    use alloc::vec;
+    use core::cell::RefCell;
 
     /// Memory from address 0.
     pub struct TestMemory(pub RefCell<Vec<u8>>);
@@ -157,19 +161,21 @@ pub mod testing {
     }
 
     impl PhysicalMemory for TestMemory {
+        fn holds(&self, spa: u64) -> bool {
+            spa < self.0.borrow().len() as u64
+        }
         fn read(&self, spa: u64, into: &mut [u8]) {
             let memory = self.0.borrow();
-            for (i, byte) in into.iter_mut().enumerate() {
-                *byte = memory.get(spa as usize + i).copied().unwrap_or(0xff);
-            }
+            let from = memory.get(usize::try_from(spa).unwrap_or(usize::MAX)..).unwrap_or_default();
+            let (there, beyond) = into.split_at_mut(from.len().min(into.len()));
+            there.copy_from_slice(&from[..there.len()]);
+            beyond.fill(0xff);
         }
         fn write(&self, spa: u64, from: &[u8]) {
             let mut memory = self.0.borrow_mut();
-            for (i, byte) in from.iter().enumerate() {
-                if let Some(slot) = memory.get_mut(spa as usize + i) {
-                    *slot = *byte;
-                }
-            }
+            let to = memory.get_mut(usize::try_from(spa).unwrap_or(usize::MAX)..).unwrap_or_default();
+            let len = to.len().min(from.len());
+            to[..len].copy_from_slice(&from[..len]);
         }
     }
 }

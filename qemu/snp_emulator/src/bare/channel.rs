@@ -1,7 +1,8 @@
 //! The channel to the launcher: lines of JSON through a debug console of QEMU's.
 
-use super::{options, port};
+use super::port;
 use core::fmt;
+use snp_emulator::options;
 
 /// Writes bytes.
 pub fn write(bytes: &[u8]) {

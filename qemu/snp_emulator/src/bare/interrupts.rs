@@ -6,9 +6,8 @@
 use super::apic;
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
+use snp_emulator::options::CPUS;
 
-/// CPUs that are supported.
-pub const CPUS: usize = 8;
 /// The timer of the local APIC.
 pub const TIMER: u8 = 0xfe;
 /// Another CPU wants this one to leave the guest.

@@ -1,18 +1,17 @@
 //! The launch: what the VMM and the PSP put into memory before the first instruction.
 
 use super::machine::TheMachine;
-use super::options::Options;
 use super::start_info::StartInfo;
 use super::{fw_cfg, pages};
 use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
-use litebox_igvm::profile::HostProfile;
 use snp_emulator::ending::Ending;
 use snp_emulator::load::igvm::Environment;
 use snp_emulator::load::launch::{Launch, Platform};
-use snp_emulator::load::linux::{E820, Linux, place, setup_size};
+use snp_emulator::load::linux::{E820, Linux, Placement, SETUP_MAX, place};
 use snp_emulator::memory::Ram;
+use snp_emulator::options::Options;
 
 /// Where a PC has ROMs; the guest gets RAM of the emulator's there.
 const ROMS: (u64, u64) = (0xc_0000, 0x4_0000);
@@ -52,10 +51,9 @@ fn igvm(
     options: &Options,
     file: &[u8],
 ) -> Result<(), Ending> {
-    let profile = HostProfile::from_name(&options.host).ok_or_else(|| failed("no such host profile"))?;
     let memory: Vec<(u64, u64)> = ram.iter().filter(|r| r.2 == E820::Usable).map(|r| (r.0, r.1)).collect();
     let mut environment = Environment {
-        profile,
+        profile: options.host,
         memory: &memory,
         platform: platform(options),
         more_memory: &mut |size| Some(pages((size >> 12) as usize)),
@@ -90,29 +88,17 @@ fn linux(
     options: &Options,
     kernel: fw_cfg::Item,
 ) -> Result<(), Ending> {
-    let mut setup = vec![0; 64 * 512 + 512];
-    let read = (setup.len() as u32).min(kernel.size);
+    let mut setup = vec![0; SETUP_MAX.min(kernel.size as usize)];
     // SAFETY: the vector's own memory.
-    unsafe { fw_cfg::read_to(kernel, 0, read, setup.as_mut_ptr() as u64) };
-    let size = setup_size(&setup).map_err(|why| failed(why.words()))?;
-    let protected = kernel.size.saturating_sub(size as u32);
-    let init_size = u64::from(u32::from_le_bytes([setup[0x260], setup[0x261], setup[0x262], setup[0x263]]));
-    let low = ram.iter().find(|r| r.0 <= place::KERNEL && r.0 + r.1 > place::KERNEL).copied();
-    let Some((start, len, _)) = low else {
-        return Err(failed("there is no memory at 16 MiB for the kernel"));
-    };
-    let end = start + len;
+    unsafe { fw_cfg::read_to(kernel, 0, setup.len() as u32, setup.as_mut_ptr() as u64) };
     let initrd = fw_cfg::find("opt/org.litebox/initrd");
-    let initrd_size = u64::from(initrd.map_or(0, |item| item.size));
-    let initrd_at = end.saturating_sub(initrd_size) & !0xfff;
-    if initrd_at < place::KERNEL + init_size.max(protected.into()) {
-        return Err(failed("the kernel and its initial RAM disk do not fit: give more --memory"));
-    }
+    let placement = Placement::of(&setup, kernel.size, initrd.map_or(0, |item| item.size), ram)
+        .map_err(|why| failed(why.words()))?;
     // SAFETY: memory of the guest's, which does not run yet.
     unsafe {
-        fw_cfg::read_to(kernel, size as u32, protected, place::KERNEL);
+        fw_cfg::read_to(kernel, placement.setup_size as u32, placement.kernel_size as u32, place::KERNEL);
         if let Some(item) = initrd {
-            fw_cfg::read_to(item, 0, item.size, initrd_at);
+            fw_cfg::read_to(item, 0, item.size, placement.initrd.0);
         }
     }
     for &(start, size, _) in ram {
@@ -124,10 +110,10 @@ fn linux(
     // SAFETY: the firmware's table, 36 bytes, mapped one to one.
     let root = (info.rsdp != 0).then(|| unsafe { (info.rsdp as *const [u8; 36]).read_unaligned() });
     let description = Linux {
-        setup: setup.get(..size).unwrap_or_default(),
+        setup: setup.get(..placement.setup_size).unwrap_or_default(),
         command_line: &options.append,
-        kernel_size: protected.into(),
-        initrd: (if initrd_size == 0 { 0 } else { initrd_at }, initrd_size),
+        kernel_size: placement.kernel_size,
+        initrd: placement.initrd,
         memory: ram,
         root,
         c_bit: options.c_bit,

@@ -1,13 +1,13 @@
 //! The machine underneath, as the library sees it.
 
-use super::interrupts::CPUS;
-use super::options::{CHANNEL, DEBUG_EXIT, Options};
 use super::start_info::StartInfo;
 use super::{apic, channel, pages, port};
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use snp_emulator::hardware::Hardware;
 use snp_emulator::memory::PhysicalMemory;
 use snp_emulator::nested::Nested;
+use snp_emulator::options::{CHANNEL, CPUS, DEBUG_EXIT, Options};
 use snp_emulator::rmp::Rmp;
 use snp_emulator::vm::{Config, Machine};
 use snp_emulator::vmsa::features;
@@ -111,18 +111,24 @@ impl Hardware for Real {
 pub struct Identity {
     /// Where RAM ends below 4 GiB, and above.
     ends: (u64, u64),
+    /// What of it is RAM and nothing else.
+    ram: Vec<core::ops::Range<u64>>,
 }
 
 impl Identity {
-    fn holds(&self, spa: u64, len: usize) -> bool {
+    fn has(&self, spa: u64, len: usize) -> bool {
         let end = spa.saturating_add(len as u64);
         end <= self.ends.0 || (spa >= 1 << 32 && end <= self.ends.1)
     }
 }
 
 impl PhysicalMemory for Identity {
+    fn holds(&self, spa: u64) -> bool {
+        self.ram.iter().any(|ram| ram.contains(&spa))
+    }
+
     fn read(&self, spa: u64, into: &mut [u8]) {
-        if !self.holds(spa, into.len()) {
+        if !self.has(spa, into.len()) {
             into.fill(0xff);
             return;
         }
@@ -131,14 +137,14 @@ impl PhysicalMemory for Identity {
     }
 
     fn write(&self, spa: u64, from: &[u8]) {
-        if self.holds(spa, from.len()) {
+        if self.has(spa, from.len()) {
             // SAFETY: as above; the machine writes guest memory and its own tables only.
             unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), spa as *mut u8, from.len()) };
         }
     }
 
     fn read_u64(&self, spa: u64) -> u64 {
-        if !self.holds(spa, 8) {
+        if !self.has(spa, 8) {
             return !0;
         }
         // SAFETY: as above.
@@ -146,7 +152,7 @@ impl PhysicalMemory for Identity {
     }
 
     fn write_u64(&self, spa: u64, value: u64) {
-        if self.holds(spa, 8) {
+        if self.has(spa, 8) {
             // SAFETY: as above.
             unsafe { (spa as *mut u64).write_unaligned(value) };
         }
@@ -190,7 +196,8 @@ pub fn new(info: &StartInfo, home: u64, options: &Options, cpus: u32) -> TheMach
     let low_end =
         info.regions().iter().filter(|r| r.start + r.size <= 0xc000_0000).map(|r| r.start + r.size).max();
     let low_end = low_end.unwrap_or(0);
-    let memory = Identity { ends: (low_end, high_end) };
+    let ram = info.regions().iter().filter(|r| r.kind == 1).map(|r| r.start..r.start + r.size).collect();
+    let memory = Identity { ends: (low_end, high_end), ram };
     let mut hardware = Real { random: options.seed };
     let config = Config {
         c_bit: options.c_bit,

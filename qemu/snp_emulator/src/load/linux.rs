@@ -62,6 +62,10 @@ pub enum Unbootable {
     CommandLine,
     /// Too many stretches of memory.
     Memory,
+    /// Where the kernel belongs there is no memory.
+    NoMemory,
+    /// Memory is too small.
+    TooLarge,
 }
 
 impl Unbootable {
@@ -72,6 +76,8 @@ impl Unbootable {
             Self::NoLongModeEntry => "the kernel has no 64-bit entry point (boot protocol 2.12)",
             Self::CommandLine => "the command line is longer than the kernel takes",
             Self::Memory => "the memory map has too many stretches",
+            Self::NoMemory => "there is no memory at 16 MiB for the kernel",
+            Self::TooLarge => "the kernel and its initial RAM disk do not fit: give more --memory",
         }
     }
 }
@@ -94,6 +100,51 @@ pub fn setup_size(file: &[u8]) -> Result<usize, Unbootable> {
         n => usize::from(n),
     };
     Ok((sectors + 1) * 512)
+}
+
+/// Bytes at the beginning of a kernel's file that [`setup_size`] can come to: 64 sectors, says the boot protocol, and one.
+pub const SETUP_MAX: usize = 65 * 512;
+
+/// Where the parts of a kernel go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Bytes in front of the kernel proper.
+    pub setup_size: usize,
+    /// Bytes of the kernel proper, which goes to [`place::KERNEL`].
+    pub kernel_size: u64,
+    /// Address and size of the initial RAM disk, both 0 if there is none: as high as it can be below the end of the memory that holds the kernel.
+    pub initrd: (u64, u64),
+}
+
+impl Placement {
+    /// Of a kernel's file of `file_size` bytes, whose beginning is `setup`, in this memory.
+    ///
+    /// # Errors
+    /// It is no kernel, or does not fit.
+    pub fn of(
+        setup: &[u8],
+        file_size: u32,
+        initrd_size: u32,
+        memory: &[(u64, u64, E820)],
+    ) -> Result<Placement, Unbootable> {
+        let size = setup_size(setup)?;
+        // The kernel proper begins with 512 bytes in front of its 64-bit entry point.
+        let kernel_size = u64::from(file_size).checked_sub(size as u64).filter(|&size| size > 512);
+        let kernel_size = kernel_size.filter(|_| size <= SETUP_MAX).ok_or(Unbootable::NotLinux)?;
+        // While it runs it needs this much from its address on.
+        let init_size =
+            u64::from(u32::from_le_bytes([setup[0x260], setup[0x261], setup[0x262], setup[0x263]]));
+        let holds = |&&(start, len, kind): &&(u64, u64, E820)| {
+            kind == E820::Usable && start <= place::KERNEL && start + len > place::KERNEL
+        };
+        let end = memory.iter().find(holds).map(|r| r.0 + r.1).ok_or(Unbootable::NoMemory)?;
+        let initrd_at = end.saturating_sub(initrd_size.into()) & !(PAGE as u64 - 1);
+        if initrd_at < place::KERNEL + init_size.max(kernel_size) {
+            return Err(Unbootable::TooLarge);
+        }
+        let initrd = if initrd_size == 0 { (0, 0) } else { (initrd_at, initrd_size.into()) };
+        Ok(Placement { setup_size: size, kernel_size, initrd })
+    }
 }
 
 /// What is to be started.
@@ -313,6 +364,30 @@ mod tests {
         assert_eq!(setup_size(&old), Err(Unbootable::NoLongModeEntry));
         let long = "x".repeat(2048);
         assert_eq!(linux(&image(), &long).pages().map(|_| ()), Err(Unbootable::CommandLine));
+    }
+
+    #[test]
+    fn everything_has_its_place_or_does_not_fit() {
+        const MIB: u64 = 1 << 20;
+        let memory = |end| [(0, 0x9f000, E820::Usable), (MIB, end - MIB, E820::Usable)];
+        let mut file = image();
+        let of = |file: &[u8], size, initrd, end| Placement::of(file, size, initrd, &memory(end));
+        let placed = of(&file, 1536 + 0x1801, 0x1001, 32 * MIB).unwrap();
+        assert_eq!((placed.setup_size, placed.kernel_size), (1536, 0x1801));
+        assert_eq!(placed.initrd, (32 * MIB - 0x2000, 0x1001));
+        assert_eq!(of(&file, 1536 + 0x1801, 0, 32 * MIB).unwrap().initrd, (0, 0));
+        assert_eq!(of(&file, 1536 + 0x1801, 15 << 20, 32 * MIB).map(|p| p.initrd.0), Ok(17 * MIB));
+        assert_eq!(of(&file, 1536 + 0x1801, 16 << 20, 32 * MIB), Err(Unbootable::TooLarge));
+        assert_eq!(of(&file, 1536 + 0x1801, u32::MAX, 32 * MIB), Err(Unbootable::TooLarge));
+        assert_eq!(of(&file, u32::MAX, 0, 32 * MIB), Err(Unbootable::TooLarge));
+        assert_eq!(of(&file, 1536 + 0x1801, 0, 16 * MIB), Err(Unbootable::NoMemory));
+        for cut in [0, 1535, 1536, 1536 + 512] {
+            assert_eq!(of(&file, cut, 0, 32 * MIB), Err(Unbootable::NotLinux), "{cut}");
+        }
+        file[0x260..0x264].copy_from_slice(&(20_u32 << 20).to_le_bytes());
+        assert_eq!(of(&file, 1536 + 0x1801, 0, 32 * MIB), Err(Unbootable::TooLarge), "while it runs");
+        file[0x1f1] = 65;
+        assert_eq!(of(&file, 1 << 20, 0, 64 * MIB), Err(Unbootable::NotLinux));
     }
 
     #[test]

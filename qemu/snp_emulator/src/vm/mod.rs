@@ -11,8 +11,8 @@ mod ports;
 mod psc;
 mod psp;
 mod snp;
-#[cfg(test)]
-pub(crate) mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 use crate::access::View;
 use crate::apic::{io::IoApic, local::LocalApic};

@@ -8,6 +8,7 @@ use crate::ghcb::exits::PortAccess;
 use crate::ghcb::page::{Field, Malformed, Writer};
 use crate::hardware::Hardware;
 use crate::memory::PhysicalMemory;
+use crate::rmp::PAGE;
 
 /// The keyboard controller's command port: 0xFE pulses the CPU's reset line.
 const KEYBOARD: u16 = 0x64;
@@ -34,7 +35,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
                 let (mut unit, slot) = ([0; 4], at + i * u64::from(size));
                 let part = unit.get_mut(..usize::from(size)).unwrap_or_default();
                 if input {
-                    let value = self.hardware.port_in(port, size).to_le_bytes();
+                    let value = self.port_read(port, size).to_le_bytes();
                     self.memory.write(slot, value.get(..usize::from(size)).unwrap_or_default());
                 } else {
                     self.memory.read(slot, part);
@@ -46,8 +47,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             return Answer::Done(0);
         }
         if input {
-            let blocked = port == self.config.channel;
-            let value = if blocked { !0 } else { self.hardware.port_in(port, size) };
+            let value = self.port_read(port, size);
             Writer { memory: &self.memory, spa: block.spa }.set(Field::Rax, value.into());
         } else {
             let value = block.page.get(Field::Rax).unwrap_or(0) as u32;
@@ -58,12 +58,21 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         Answer::Done(0)
     }
 
+    /// Whether an access touches the emulator's channel to its launcher.
+    fn is_channel(&self, port: u16, size: u8) -> bool {
+        (u32::from(port)..u32::from(port) + u32::from(size)).contains(&self.config.channel.into())
+    }
+
+    fn port_read(&mut self, port: u16, size: u8) -> u32 {
+        if self.is_channel(port, size) { !0 } else { self.hardware.port_in(port, size) }
+    }
+
     fn port_write(&mut self, port: u16, size: u8, value: u32) -> Option<Ending> {
         self.counters.io_bytes += u64::from(size);
         match port {
-            _ if port == self.config.channel => {
+            _ if self.is_channel(port, size) => {
                 // A guest of ours may mark a point in time: 0x4D00_0000 | number.
-                if size == 4 && value >> 24 == 0x4d {
+                if port == self.config.channel && size == 4 && value >> 24 == 0x4d {
                     self.mark(value & 0xff_ffff);
                 }
             }
@@ -87,8 +96,8 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             Ok(at) => at,
             Err(why) => return Answer::Malformed(why),
         };
-        // The guest's own memory is not a device, and the emulator's is not the guest's.
-        if self.map.is_ram(gpa) {
+        // The guest's own memory is not a device, and the emulator's is not the guest's. An access to two pages could be to a device and to something else.
+        if self.map.is_ram(gpa) || self.memory.holds(gpa) || gpa % PAGE + u64::from(size) > PAGE {
             return Answer::Malformed(Malformed::Input);
         }
         let mut bytes = [0; 8];
@@ -178,9 +187,11 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
     }
 }
 
-/// Addresses where QEMU has devices: below 4 GiB what is above all RAM, and what PCI places above it.
+/// Addresses where QEMU has devices: below 4 GiB what is above all RAM, and what PCI places above it, as far as the emulator sees.
 fn is_device(gpa: u64) -> bool {
-    (0xa_0000..0xc_0000).contains(&gpa) || (0x8000_0000..0xffff_0000).contains(&gpa) || gpa >= 1 << 32
+    (0xa_0000..0xc_0000).contains(&gpa)
+        || (0x8000_0000..0xffff_0000).contains(&gpa)
+        || (1 << 32..1 << 39).contains(&gpa)
 }
 
 /// MSRs that are only storage here: MTRRs, machine checks, microcode, and AMD's configuration registers.
@@ -203,5 +214,60 @@ fn initial(msr: u32) -> u64 {
         0x8b => 0x0a00_11d0,
         0x277 => 0x0007_0406_0007_0406,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestMachine, machine, share};
+    use super::*;
+    use crate::ghcb::page::{BUFFER, Snapshot};
+
+    const GHCB: u64 = 0x1000;
+
+    fn block(machine: &TestMachine) -> Block {
+        Writer { memory: &machine.memory, spa: GHCB }.set(Field::Scratch, GHCB + BUFFER.start);
+        Block { page: Snapshot::take(&machine.memory, GHCB), gpa: GHCB, spa: GHCB }
+    }
+
+    fn guest() -> TestMachine {
+        let mut machine = machine(0x1_0000);
+        share(&mut machine, GHCB);
+        machine
+    }
+
+    #[test]
+    fn the_channel_is_not_reached_by_any_access_that_touches_it() {
+        let mut machine = guest();
+        for (port, size, touches) in [(0x5f0, 1, true), (0x5ef, 1, false), (0x5ef, 2, true), (0x5ed, 4, true)]
+        {
+            assert_eq!(machine.is_channel(port, size), touches, "{port:#x}");
+        }
+        assert!(!machine.is_channel(u16::MAX, 4) && !machine.is_channel(0x5f1, 4));
+        machine.port_write(0x5ef, 4, 0x4d00_0001);
+        assert!(machine.counters.marks.is_empty());
+        machine.port_write(0x5f0, 4, 0x4d00_0001);
+        assert_eq!(machine.counters.marks.len(), 1);
+    }
+
+    #[test]
+    fn no_memory_is_a_device() {
+        let mut machine = guest();
+        let block = block(&machine);
+        let mut ask = |gpa, size| match machine.mmio(0, gpa, size, false, &block) {
+            Answer::Done(0) => true,
+            Answer::Malformed(Malformed::Input) => false,
+            _ => panic!("neither done nor refused"),
+        };
+        assert!(ask(0xfed0_0000, 8) && ask(0xffff_ffff_ffff_fff0, 8));
+        assert!(!ask(0x2000, 4), "the guest's");
+        assert!(!ask(0x1_0000, 4), "the emulator's");
+        assert!(!ask(0xfecf_fffc, 8), "two pages");
+    }
+
+    #[test]
+    fn addresses_that_the_emulator_does_not_see_are_no_devices() {
+        assert!(is_device(0xfed0_0000) && is_device((1 << 39) - 8));
+        assert!(!is_device(1 << 39) && !is_device(!7) && !is_device(0x1000));
     }
 }
