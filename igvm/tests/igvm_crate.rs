@@ -2,20 +2,21 @@
 
 mod common;
 
-use common::{Guest, any_guest, igvm_crate_digest, portable_guest};
+use std::collections::BTreeSet;
+
+use common::{Guest, Item, any_guest, igvm_crate_digest, portable_guest};
 use litebox_igvm::format::{Directive, FileBuilder, IgvmFile, Initialization, Platform, Revision, Unknown};
 use litebox_igvm::load::measure;
 use litebox_igvm::profile::HostProfile;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
 type Change<'c> = &'c dyn Fn(&mut FileBuilder<'_>, &mut Platform);
 
 fn has_data(guest: &Guest) -> bool {
     // The crate refuses a file that ends with its headers, and never writes data for a page without.
-    guest
-        .items
-        .iter()
-        .any(|item| matches!(item, common::Item::Page { data: Some(_), .. } | common::Item::Vmsa(_)))
+    guest.items.iter().any(|item| matches!(item, Item::Page { data: Some(_), .. } | Item::Vmsa(_)))
 }
 
 proptest! {
@@ -49,6 +50,25 @@ proptest! {
         let file = IgvmFile::parse(&bytes).unwrap();
         prop_assert_eq!(measure(&file, HostProfile::OpenVmm).unwrap(), igvm_crate_digest(&bytes));
     }
+}
+
+/// The generated guests have every type of page that the format has, with data and without, measured and not, and save areas.
+#[test]
+fn every_page_type_is_generated() {
+    let mut runner = TestRunner::deterministic();
+    let mut seen = BTreeSet::new();
+    for _ in 0..96 {
+        for item in any_guest().new_tree(&mut runner).unwrap().current().items {
+            seen.insert(match item {
+                Item::Page { data_type, unmeasured, data } => {
+                    format!("{data_type:?} {unmeasured} {}", data.is_some())
+                }
+                Item::Vmsa(_) => "save area".into(),
+                Item::Parameters { .. } | Item::RequiredMemory => continue,
+            });
+        }
+    }
+    assert_eq!(seen.len(), 4 * 2 * 2 + 1, "{seen:?}");
 }
 
 /// The crate refuses these as well; that it does is why they are rules.
