@@ -5,6 +5,7 @@
 use litebox_fuzz::Input;
 use litebox_fuzz::device::World;
 use platform_snp::dma::DmaPool;
+use platform_snp::host::Width;
 use platform_snp::snp::cpuid_page::CpuidTable;
 use platform_snp::snp::ghcb::{BUFFER_SIZE, Denied, Ghcb};
 use platform_snp::snp::instructions::{PageSize, Validation, validation};
@@ -180,8 +181,11 @@ fn dialogue(input: Input<'_>) {
             }
             4 => drop(ghcb.port_out_bytes(0x3f8, &vec![0x41; usize::from(what >> 4) * BUFFER_SIZE / 8])),
             5 => {
-                let _ = ghcb.mmio_read(size << 12);
-                let _ = ghcb.mmio_write(size << 12, 1);
+                let width = [Width::Byte, Width::Half, Width::Word][usize::from(what >> 4) % 3];
+                if let Ok(Ok(value)) = ghcb.mmio_read(size << 12, width) {
+                    assert!(u64::from(value) < 1 << (8 * width.bytes()), "more than was asked for");
+                }
+                let _ = ghcb.mmio_write(size << 12, width, 1);
             }
             6 => {
                 if let Ok(Err(denied)) = ghcb.read_msr(0x1b) {
