@@ -34,6 +34,16 @@ impl PartialEq for Elapsed {
 impl Eq for Elapsed {}
 
 impl Outcome {
+    /// Takes away the launcher's line about its platform, which Linux has not.
+    pub fn forget_platform(&mut self) {
+        const LINE: &[u8] = b"xtask: platform: ";
+        if self.stderr.starts_with(LINE) {
+            let end =
+                self.stderr.iter().position(|&byte| byte == b'\n').map_or(self.stderr.len(), |end| end + 1);
+            self.stderr.drain(..end);
+        }
+    }
+
     /// From a finished child process.
     pub fn new(output: Output, elapsed: Duration) -> Self {
         let status = output.status;

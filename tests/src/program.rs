@@ -118,14 +118,16 @@ impl Program {
 
     /// Runs in the guest, through the launcher.
     ///
-    /// What the launcher itself says on stderr (`--platform vm` is explicit, so normally nothing) is part of the outcome.
+    /// What the launcher itself says on stderr is part of the outcome, but for its first line, which says what platform it is.
     pub fn guest(&self) -> Outcome {
         if tools::oracle_only() {
             return self.host();
         }
         tools::prepare();
         let _slot = Slot::take();
-        feed(self.command(), &self.stdin)
+        let mut outcome = feed(self.command(), &self.stdin);
+        outcome.forget_platform();
+        outcome
     }
 
     /// Runs on this machine, with a fresh /tmp where this process may mount one.

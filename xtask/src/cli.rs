@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::emulate::arguments::Emulate;
 use crate::igvm::arguments::{BuildIgvm, Inspect, Measure};
 use crate::machine::Bus;
+use crate::snp_host::vmm::Vmm;
 use crate::workload::arguments::Program;
 
 /// Run one Linux program alone in a virtual machine, and what belongs to that.
@@ -76,6 +77,12 @@ pub struct Run {
     /// How the machine has its devices
     #[arg(long, value_enum, default_value_t = Bus::Mmio)]
     pub bus: Bus,
+    /// Print the command that launches APP, a FILE.igvm, on SNP hardware, and start nothing
+    #[arg(long)]
+    pub print_command: bool,
+    /// The VMM of that command
+    #[arg(long, value_enum, default_value_t, requires = "print_command")]
+    pub vmm: Vmm,
     /// Show the kernel's log on stderr
     #[arg(short, long)]
     pub verbose: bool,
@@ -177,7 +184,7 @@ pub enum BenchCpu {
 pub enum Platform {
     /// The most protected one that there is
     Auto,
-    /// A confidential VM on SEV-SNP hardware
+    /// A confidential VM on SEV-SNP hardware: QEMU 10.1 or newer on KVM. Never tried on silicon
     Snp,
     /// The SNP emulator
     SnpEmulated,

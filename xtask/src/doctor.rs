@@ -1,13 +1,12 @@
 //! `doctor`: what this host can do, each fact tried and not guessed, and what to install.
 
-use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::process::Command;
 
 use serde::Serialize;
 
 use crate::cli::Doctor;
-use crate::{accel, host, install, kernel, qemu};
+use crate::{accel, host, install, kernel, qemu, snp_host};
 
 /// How good a fact is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -36,19 +35,26 @@ fn fact(name: &'static str, grade: Grade, value: impl Into<String>, advice: Opti
 
 /// Prints the report; status 0 if `--platform vm` can run here, else 1.
 pub fn doctor(args: &Doctor) -> i32 {
-    let facts = examine();
+    let mut facts = examine();
+    let snp = snp_host::look(qemu::find().as_deref());
+    let confidential = snp_host::usable(&snp).is_ok();
+    for found in snp {
+        let grade = if found.good { Grade::Ok } else { Grade::Absent };
+        let advice = format!("needed for platform snp only: {}", found.advice);
+        facts.push(fact(found.name, grade, found.value, (!found.good).then_some(advice.as_str())));
+    }
     let usable = facts.iter().all(|fact| fact.grade != Grade::Missing);
     let text = if args.json {
-        serde_json::json!({ "usable": usable, "facts": facts }).to_string() + "\n"
+        serde_json::json!({ "usable": usable, "snp": confidential, "facts": facts }).to_string() + "\n"
     } else {
-        table(&facts, usable, io::stdout().is_terminal())
+        table(&facts, io::stdout().is_terminal()) + verdict(usable, confidential)
     };
     // A closed pipe is the reader's choice.
     let _ = io::stdout().write_all(text.as_bytes());
     i32::from(!usable)
 }
 
-fn table(facts: &[Fact], usable: bool, colour: bool) -> String {
+fn table(facts: &[Fact], colour: bool) -> String {
     let mut out = String::new();
     for fact in facts {
         let (mark, code) = match fact.grade {
@@ -62,10 +68,19 @@ fn table(facts: &[Fact], usable: bool, colour: bool) -> String {
             out += &format!("{:>25}{advice}\n", "-> ");
         }
     }
-    out + if usable {
-        "\n`cargo xtask run-snp` can run here (platform vm: not confidential).\n"
-    } else {
-        "\nInstall what is missing; as root, `cargo xtask run-snp` does that by itself.\n"
+    out
+}
+
+/// The last line.
+fn verdict(usable: bool, snp: bool) -> &'static str {
+    match (usable, snp) {
+        (false, _) => "\nInstall what is missing; as root, `cargo xtask run-snp` does that by itself.\n",
+        (true, false) => {
+            "\n`cargo xtask run-snp` can run here, on the platforms snp-emulated and vm: not confidential.\n"
+        }
+        (true, true) => {
+            "\n`cargo xtask run-snp` can run here, on SNP hardware by what can be seen; it was never tried on silicon.\n"
+        }
     }
 }
 
@@ -101,43 +116,8 @@ fn examine() -> Vec<Fact> {
                     Some("TCG is used; slower"),
                 ),
             });
-            let objects = help(&["-object", "help"]);
-            let has = |name: &str| objects.lines().any(|line| line.trim() == name);
-            facts.push(match has("igvm-cfg") {
-                true => fact("IGVM in QEMU", Grade::Ok, "igvm-cfg is there", None),
-                false => fact(
-                    "IGVM in QEMU",
-                    Grade::Absent,
-                    "no igvm-cfg",
-                    Some("needed for platform snp only: QEMU 10.1 or newer"),
-                ),
-            });
-            facts.push(match has("sev-snp-guest") {
-                true => fact("SNP in QEMU", Grade::Ok, "sev-snp-guest is there", None),
-                false => fact(
-                    "SNP in QEMU",
-                    Grade::Absent,
-                    "no sev-snp-guest",
-                    Some("needed for platform snp only"),
-                ),
-            });
         }
     }
-    let parameter = fs::read_to_string("/sys/module/kvm_amd/parameters/sev_snp").unwrap_or_default();
-    let device = std::path::Path::new("/dev/sev").exists();
-    facts.push(match (device, parameter.trim()) {
-        (true, "Y" | "1") => fact("SNP host", Grade::Ok, "/dev/sev is there, kvm_amd.sev_snp is on", None),
-        (device, parameter) => fact(
-            "SNP host",
-            Grade::Absent,
-            format!(
-                "/dev/sev {}, kvm_amd.sev_snp {}",
-                if device { "is there" } else { "is absent" },
-                if parameter.is_empty() { "is absent" } else { parameter }
-            ),
-            Some("needed for platform snp only: an AMD EPYC 7003 or newer, SNP on in its firmware, Linux 6.11 or newer"),
-        ),
-    });
     let rustc = host::output_of(Command::new("rustc").arg("--version"));
     facts.push(match rustc {
         Some(version) => fact("Rust", Grade::Ok, version.trim(), None),
@@ -162,8 +142,8 @@ mod tests {
     #[test]
     fn table_has_colour_only_where_it_is_wanted() {
         let facts = [fact("QEMU", Grade::Missing, "not found", Some("apt-get install x"))];
-        assert!(table(&facts, false, true).contains("\x1b[31m"));
-        let plain = table(&facts, false, false);
+        assert!(table(&facts, true).contains("\x1b[31m"));
+        let plain = table(&facts, false);
         assert!(!plain.contains('\x1b') && plain.contains("apt-get install x"));
     }
 }

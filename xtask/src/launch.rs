@@ -19,7 +19,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 
 use crate::boot_rom::Rom;
-use crate::machine::{Boot, Machine, Streams};
+use crate::machine::{Boot, Endpoint, Machine, Streams, inherited};
 use crate::protocol::{Line, Parser, Verdict, status};
 use crate::qemu::process::{self, Qemu};
 pub use crate::qemu::streams::Input;
@@ -210,7 +210,7 @@ pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
 
     let rom = match spec.machine.boot {
         Boot::Pvh => Some(firmware(spec)?),
-        Boot::Emulator => None,
+        Boot::Emulator | Boot::Snp => None,
     };
     let mut firmware: File =
         memfd_create(c"firmware", MFdFlags::MFD_CLOEXEC).context("cannot make a memory file")?.into();
@@ -220,29 +220,29 @@ pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
     }
 
     let streams = Streams {
-        serial: serial_qemu.as_raw_fd(),
-        stdin: stdin_qemu.as_raw_fd(),
-        stdout: stdout_qemu.as_raw_fd(),
-        stderr: stderr_qemu.as_raw_fd(),
-        payload: payload.as_raw_fd(),
-        report: report.as_raw_fd(),
-        rom: firmware.as_raw_fd(),
+        serial: Endpoint::Socket(serial_qemu.as_raw_fd()),
+        stdin: Endpoint::Socket(stdin_qemu.as_raw_fd()),
+        stdout: Endpoint::Socket(stdout_qemu.as_raw_fd()),
+        stderr: Endpoint::Socket(stderr_qemu.as_raw_fd()),
+        payload: inherited(payload.as_raw_fd()),
+        report: inherited(report.as_raw_fd()),
+        rom: inherited(firmware.as_raw_fd()),
     };
     if spec.handle_signals {
         process::block_signals()?;
     }
-    let inherited = vec![
-        streams.serial,
-        streams.stdin,
-        streams.stdout,
-        streams.stderr,
-        streams.payload,
-        streams.report,
-        streams.rom,
+    let descriptors = vec![
+        serial_qemu.as_raw_fd(),
+        stdin_qemu.as_raw_fd(),
+        stdout_qemu.as_raw_fd(),
+        stderr_qemu.as_raw_fd(),
+        payload.as_raw_fd(),
+        report.as_raw_fd(),
+        firmware.as_raw_fd(),
     ];
     let arguments = spec.machine.arguments(&streams, !in_rom);
     let start = Instant::now();
-    let mut qemu = Qemu::start(&spec.qemu, &arguments, inherited)?;
+    let mut qemu = Qemu::start(&spec.qemu, &arguments, descriptors)?;
     // QEMU's ends live in QEMU alone, or its death would not end the streams.
     drop((serial_qemu, stdin_qemu, stdout_qemu, stderr_qemu, payload, firmware));
 

@@ -1,4 +1,4 @@
-//! The machine of the platforms `vm` and `snp-emulated`, as arguments for QEMU (`docs/design.md`, "The machine on the platform `vm`").
+//! The machine of the platforms `vm`, `snp-emulated` and `snp`, as arguments for QEMU (`docs/design.md`, "The machine on the platform `vm`").
 //!
 //! Pure: a [`Machine`] becomes a list of words and nothing is started here. Each stream of bytes has a socket of its own,
 //! inherited by QEMU, so that the workload's output, its errors and the kernel's log never mix. The machine has
@@ -11,6 +11,7 @@ use std::fmt;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use crate::igvm::C_BIT;
 use clap::ValueEnum;
 
 /// What executes the guest's instructions.
@@ -31,23 +32,65 @@ impl fmt::Display for Accelerator {
     }
 }
 
-/// The sockets and files that QEMU inherits.
+/// Where a stream of bytes leads.
 #[derive(Clone, Copy, Debug)]
+pub enum Endpoint {
+    /// A socket that QEMU inherits.
+    Socket(RawFd),
+    /// A file or a device, written to.
+    Output(&'static str),
+    /// A file or a device, read from.
+    Input(&'static str),
+}
+
+impl Endpoint {
+    /// QEMU's words for a character device of this name.
+    fn chardev(self, id: &str) -> String {
+        match self {
+            Self::Socket(fd) => format!("socket,id={id},fd={fd}"),
+            Self::Output(path) => format!("file,id={id},path={path}"),
+            Self::Input(path) => format!("file,id={id},path=/dev/null,input-path={path}"),
+        }
+    }
+}
+
+/// The streams and files that QEMU gets.
+#[derive(Clone, Debug)]
 pub struct Streams {
     /// The serial port: kernel log and exit protocol.
-    pub serial: RawFd,
+    pub serial: Endpoint,
     /// To the workload's standard input.
-    pub stdin: RawFd,
+    pub stdin: Endpoint,
     /// From the workload's standard output.
-    pub stdout: RawFd,
+    pub stdout: Endpoint,
     /// From the workload's standard error.
-    pub stderr: RawFd,
-    /// A file that holds what the guest is made of: the manifest, or the IGVM file for the emulator.
-    pub payload: RawFd,
+    pub stderr: Endpoint,
+    /// A file that holds what the guest is made of: the manifest, or the IGVM file.
+    pub payload: PathBuf,
     /// A file that holds the firmware; of a machine with the kernel in it.
-    pub rom: RawFd,
+    pub rom: PathBuf,
     /// A file for what the emulator reports.
-    pub report: RawFd,
+    pub report: PathBuf,
+}
+
+impl Streams {
+    /// For a machine that is started by hand: the terminal's own streams, the kernel's log in a file.
+    pub fn by_hand(payload: PathBuf) -> Self {
+        Self {
+            serial: Endpoint::Output("serial.log"),
+            stdin: Endpoint::Input("/dev/stdin"),
+            stdout: Endpoint::Output("/dev/stdout"),
+            stderr: Endpoint::Output("/dev/stderr"),
+            payload,
+            rom: PathBuf::new(),
+            report: PathBuf::new(),
+        }
+    }
+}
+
+/// A file that QEMU inherits.
+pub fn inherited(fd: RawFd) -> PathBuf {
+    format!("/proc/self/fd/{fd}").into()
 }
 
 /// What QEMU starts.
@@ -57,7 +100,12 @@ pub enum Boot {
     Pvh,
     /// The SNP emulator, which loads the IGVM file.
     Emulator,
+    /// Nothing: KVM and the PSP launch the IGVM file.
+    Snp,
 }
+
+/// The model of an SNP guest's CPU: the first that has what the PSP lets through on every EPYC with SNP.
+pub const SNP_CPU: &str = "EPYC-v4";
 
 /// How the guest finds its devices, and so what machine it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -103,8 +151,8 @@ pub struct Machine {
     pub cpu: String,
     /// The guest's TSC frequency, where it is known.
     pub tsc_khz: Option<u64>,
-    /// Wall-clock time at start, in nanoseconds since 1970.
-    pub realtime_ns: u64,
+    /// Wall-clock time at start, in nanoseconds since 1970, where it is known.
+    pub realtime_ns: Option<u64>,
 }
 
 /// A virtio device's slot; on PCI the first two are the chipset's.
@@ -163,7 +211,7 @@ impl Machine {
         if let Some(khz) = self.tsc_khz {
             words.push(format!("tsc_khz={khz}"));
         }
-        words.push(format!("realtime_ns={}", self.realtime_ns));
+        words.extend(self.realtime_ns.map(|time| format!("realtime_ns={time}")));
         words.join(" ")
     }
 
@@ -182,43 +230,64 @@ impl Machine {
                 // Without a thread in between, a device does what it is told before the guest goes on: sooner, and in an order that can be repeated.
                 add(&["-global", "virtio-mmio.ioeventfd=off"]);
             }
-            Bus::Pci => add(&["-M", "q35,sata=off,smbus=off,i8042=off,vmport=off,smm=off"]),
+            Bus::Pci => {
+                let confidential = match self.boot {
+                    Boot::Snp => ",confidential-guest-support=sev0,memory-backend=ram0,igvm-cfg=igvm0",
+                    Boot::Pvh | Boot::Emulator => "",
+                };
+                add(&["-M", &format!("q35,sata=off,smbus=off,i8042=off,vmport=off,smm=off{confidential}")]);
+            }
         }
         add(&["-accel", &self.accelerator.to_string(), "-cpu", &self.cpu, "-smp", "1"]);
         let reserve = if self.boot == Boot::Emulator { EMULATOR_RESERVE << 10 } else { 0 };
         add(&["-m", &format!("{}k", self.memory / 1024 + reserve)]);
-        add(&["-chardev", &format!("socket,id=serial,fd={}", streams.serial), "-serial", "chardev:serial"]);
+        add(&["-chardev", &streams.serial.chardev("serial"), "-serial", "chardev:serial"]);
         add(&["-device", &format!("{},max_ports=4", Slot::Console.device(self.bus, "virtio-serial"))]);
-        for (number, (name, fd)) in
+        for (number, (name, endpoint)) in
             [("stdin", streams.stdin), ("stdout", streams.stdout), ("stderr", streams.stderr)]
                 .iter()
                 .enumerate()
         {
-            add(&["-chardev", &format!("socket,id={name},fd={fd}")]);
+            add(&["-chardev", &endpoint.chardev(name)]);
             add(&["-device", &format!("virtserialport,chardev={name},nr={}", number + 1)]);
         }
         add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
-        let item = |name: &str, fd: RawFd| format!("name=opt/org.litebox/{name},file=/proc/self/fd/{fd}");
+        let option = |words: &str, path: &std::path::Path| {
+            let mut option = OsString::from(words);
+            option.push(escape_commas(path));
+            option
+        };
+        let item = |name: &str, path| option(&format!("name=opt/org.litebox/{name},file="), path);
+        let options = OsString::from(format!("name=opt/org.litebox/options,string={}", self.command_line()));
+        let mut add = |words: &[OsString]| args.extend(words.iter().cloned());
         match self.boot {
             Boot::Pvh => {
-                add(&["-bios", &format!("/proc/self/fd/{}", streams.rom)]);
+                add(&["-bios".into(), streams.rom.clone().into()]);
                 if fw_cfg {
-                    add(&["-fw_cfg", &item("manifest", streams.payload)]);
+                    add(&["-fw_cfg".into(), item("manifest", &streams.payload)]);
                 }
+                add(&["-kernel".into(), self.kernel.clone().into()]);
             }
             Boot::Emulator => {
-                add(&["-fw_cfg", &item("igvm", streams.payload)]);
-                add(&["-fw_cfg", &format!("name=opt/org.litebox/options,string={}", self.command_line())]);
-                add(&["-chardev", &format!("file,id=report,path=/proc/self/fd/{}", streams.report)]);
-                add(&["-device", "isa-debugcon,iobase=0x5f0,chardev=report"]);
+                add(&["-fw_cfg".into(), item("igvm", &streams.payload), "-fw_cfg".into(), options]);
+                add(&["-chardev".into(), option("file,id=report,path=", &streams.report)]);
+                add(&["-device".into(), "isa-debugcon,iobase=0x5f0,chardev=report".into()]);
                 if self.trace {
-                    add(&["-fw_cfg", "name=opt/org.litebox/emulate,string=trace=1"]);
+                    add(&["-fw_cfg".into(), "name=opt/org.litebox/emulate,string=trace=1".into()]);
                 }
-                add(&["-append", &format!("reserve={EMULATOR_RESERVE}")]);
+                add(&["-append".into(), format!("reserve={EMULATOR_RESERVE}").into()]);
+                add(&["-kernel".into(), self.kernel.clone().into()]);
+            }
+            Boot::Snp => {
+                // Private memory is guest_memfd's; this is what the guest shares.
+                let memory = format!("memory-backend-memfd,id=ram0,size={}k,share=true", self.memory / 1024);
+                add(&["-object".into(), memory.into()]);
+                let guest = format!("sev-snp-guest,id=sev0,cbitpos={C_BIT},reduced-phys-bits=1");
+                add(&["-object".into(), guest.into()]);
+                add(&["-object".into(), option("igvm-cfg,id=igvm0,file=", &streams.payload)]);
+                add(&["-fw_cfg".into(), options]);
             }
         }
-        args.push("-kernel".into());
-        args.push(self.kernel.clone().into());
         if let Some(root) = &self.root {
             let mut drive = OsString::from("if=none,id=root,format=raw,read-only=on,cache=writeback,file=");
             drive.push(escape_commas(root));
@@ -246,7 +315,7 @@ mod tests {
             accelerator: Accelerator::Tcg,
             cpu: "max".into(),
             tsc_khz: Some(2_000_000),
-            realtime_ns: 7,
+            realtime_ns: Some(7),
         }
     }
 
@@ -262,10 +331,55 @@ mod tests {
         assert_eq!(pci.command_line(), "console=pci:00:02.0 realtime_ns=7");
     }
 
+    fn streams() -> Streams {
+        Streams {
+            serial: Endpoint::Socket(10),
+            stdin: Endpoint::Socket(11),
+            stdout: Endpoint::Socket(12),
+            stderr: Endpoint::Socket(13),
+            payload: inherited(14),
+            report: inherited(15),
+            rom: inherited(16),
+        }
+    }
+
+    /// The whole line, which was never run on SNP silicon.
+    #[test]
+    fn the_line_of_an_snp_guest() {
+        let machine = Machine {
+            boot: Boot::Snp,
+            bus: Bus::Pci,
+            accelerator: Accelerator::Kvm,
+            cpu: SNP_CPU.into(),
+            ..machine()
+        };
+        let words: Vec<String> = machine
+            .arguments(&Streams::by_hand("/x/a,b.igvm".into()), false)
+            .into_iter()
+            .map(|word| word.into_string().expect("ASCII"))
+            .collect();
+        assert_eq!(
+            words.join(" "),
+            "-nodefaults -no-user-config -no-reboot -display none \
+             -M q35,sata=off,smbus=off,i8042=off,vmport=off,smm=off,confidential-guest-support=sev0,memory-backend=ram0,igvm-cfg=igvm0 \
+             -accel kvm -cpu EPYC-v4 -smp 1 -m 16384k -chardev file,id=serial,path=serial.log -serial chardev:serial \
+             -device virtio-serial-pci,addr=02.0,disable-legacy=on,iommu_platform=on,ioeventfd=off,max_ports=4 \
+             -chardev file,id=stdin,path=/dev/null,input-path=/dev/stdin -device virtserialport,chardev=stdin,nr=1 \
+             -chardev file,id=stdout,path=/dev/stdout -device virtserialport,chardev=stdout,nr=2 \
+             -chardev file,id=stderr,path=/dev/stderr -device virtserialport,chardev=stderr,nr=3 \
+             -device isa-debug-exit,iobase=0xf4,iosize=4 \
+             -object memory-backend-memfd,id=ram0,size=16384k,share=true \
+             -object sev-snp-guest,id=sev0,cbitpos=51,reduced-phys-bits=1 \
+             -object igvm-cfg,id=igvm0,file=/x/a,,b.igvm \
+             -fw_cfg name=opt/org.litebox/options,string=console=pci:00:02.0 root=pci:00:03.0 tsc_khz=2000000 realtime_ns=7 \
+             -drive if=none,id=root,format=raw,read-only=on,cache=writeback,file=/a,,b \
+             -device virtio-blk-pci,addr=03.0,disable-legacy=on,iommu_platform=on,ioeventfd=off,drive=root"
+        );
+    }
+
     #[test]
     fn streams_have_sockets_of_their_own() {
-        let streams =
-            Streams { serial: 10, stdin: 11, stdout: 12, stderr: 13, payload: 14, report: 15, rom: 16 };
+        let streams = streams();
         let words: Vec<_> = machine()
             .arguments(&streams, true)
             .into_iter()

@@ -19,6 +19,7 @@ mod machine;
 mod protocol;
 mod qemu;
 mod run;
+mod snp_host;
 mod test;
 mod workload;
 

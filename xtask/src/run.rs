@@ -1,7 +1,7 @@
 //! `run-snp`: from the command line to the program's exit status.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -10,17 +10,18 @@ use serde::Serialize;
 
 use crate::cli::{Platform, Run};
 use crate::launch::{Ending, Input, LaunchSpec, Outcome, Output, launch};
-use crate::machine::{Boot, Bus, Machine};
+use crate::machine::{Accelerator, Boot, Bus, Machine, SNP_CPU, Streams};
 use crate::protocol::status;
+use crate::snp_host::vmm::{self, Vmm};
 use crate::workload::manifest::{Session, manifest};
-use crate::{accel, host, igvm, kernel, qemu, workload};
+use crate::{accel, host, igvm, kernel, qemu, snp_host, workload};
 
 /// The `--json` report.
 #[derive(Serialize)]
 struct Report<'a> {
     app: String,
     args: Vec<String>,
-    platform: &'a str,
+    platform: Option<&'a str>,
     confidential: bool,
     accelerator: Option<String>,
     cpu: Option<&'a str>,
@@ -36,6 +37,15 @@ struct Report<'a> {
 
 /// Runs the program and returns the exit status.
 pub fn run(args: &Run) -> i32 {
+    if args.print_command {
+        return match print_command(args) {
+            Ok(()) => 0,
+            Err(failure) => {
+                complain(&failure.why);
+                failure.status
+            }
+        };
+    }
     let mut ran = None;
     let (status, ending) = match attempt(args, &mut ran) {
         Ok(outcome) => {
@@ -69,7 +79,6 @@ impl From<anyhow::Error> for Failure {
 }
 
 fn complain(why: &str) {
-    use std::io::Write;
     // A closed stderr must not turn into a panic.
     let _ = writeln!(io::stderr(), "xtask: {why}");
 }
@@ -96,27 +105,38 @@ fn parts(args: &Run, boot: Boot, kernel: &Path) -> Result<Parts, Failure> {
     let manifest = manifest(&args.program, &workload, &Session::current(), args.verbose)?;
     let payload = match boot {
         Boot::Pvh => manifest,
-        Boot::Emulator => igvm::launch_image(kernel, &manifest)?,
+        Boot::Emulator | Boot::Snp => igvm::launch_image(kernel, &manifest)?,
     };
     Ok(Parts { image: workload.image.path, reused: workload.image.reused, payload })
 }
 
 fn attempt(args: &Run, ran: &mut Option<(Machine, bool)>) -> Result<Outcome, Failure> {
-    let boot = choose_platform(args.platform)?;
     let qemu = qemu::find_or_install()?;
+    let boot = choose_platform(args, &qemu)?;
     let kernel = kernel::build(args.kernel.as_deref().unwrap_or(kernel::PACKAGE))?;
-    let accelerator = accel::choose(args.accel, &qemu)?;
+    let accelerator = match boot {
+        // The PSP's guests run on the CPU itself.
+        Boot::Snp => Accelerator::Kvm,
+        Boot::Pvh | Boot::Emulator => accel::choose(args.accel, &qemu)?,
+    };
     let Parts { mut image, reused, payload } = parts(args, boot, &kernel)?;
     if let Some(offset) = args.test_tamper {
         image = workload::tamper(&image, offset)?;
     }
     let mut machine = machine(kernel, accelerator, args.memory, Some(image.clone()));
     machine.bus = args.bus;
-    if boot == Boot::Emulator {
-        machine.kernel = kernel::build(kernel::EMULATOR)?;
-        machine.cpu = "max,phys-bits=52,+la57".into();
-        machine.boot = boot;
-        machine.trace = args.trace.is_some();
+    machine.boot = boot;
+    match boot {
+        Boot::Pvh => {}
+        Boot::Emulator => {
+            machine.kernel = kernel::build(kernel::EMULATOR)?;
+            machine.cpu = "max,phys-bits=52,+la57".into();
+            machine.trace = args.trace.is_some();
+        }
+        Boot::Snp => {
+            machine.bus = Bus::Pci;
+            machine.cpu = SNP_CPU.into();
+        }
     }
     let spec = LaunchSpec {
         qemu,
@@ -142,17 +162,11 @@ fn attempt(args: &Run, ran: &mut Option<(Machine, bool)>) -> Result<Outcome, Fai
 }
 
 /// The machine that `run-snp` starts.
-pub fn machine(
-    kernel: PathBuf,
-    accelerator: crate::machine::Accelerator,
-    memory: u64,
-    root: Option<PathBuf>,
-) -> Machine {
+pub fn machine(kernel: PathBuf, accelerator: Accelerator, memory: u64, root: Option<PathBuf>) -> Machine {
     let realtime_ns = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .ok()
-        .and_then(|time| u64::try_from(time.as_nanos()).ok())
-        .unwrap_or_default();
+        .and_then(|time| u64::try_from(time.as_nanos()).ok());
     Machine {
         boot: Boot::Pvh,
         bus: Bus::Mmio,
@@ -167,22 +181,66 @@ pub fn machine(
     }
 }
 
-fn choose_platform(platform: Platform) -> Result<Boot, Failure> {
-    match platform {
-        Platform::Vm => Ok(Boot::Pvh),
-        Platform::Auto => {
-            complain(
-                "platform: vm, an ordinary virtual machine. NOT CONFIDENTIAL: the host can read and change everything in it",
-            );
-            Ok(Boot::Pvh)
+/// What runs the guest, said on stderr where it protects nothing.
+fn choose_platform(args: &Run, qemu: &Path) -> Result<Boot, Failure> {
+    let boot = match args.platform {
+        Platform::Vm => Boot::Pvh,
+        Platform::SnpEmulated => Boot::Emulator,
+        Platform::Snp => {
+            snp_host::usable(&snp_host::look(Some(qemu))).map_err(|missing| {
+                anyhow::anyhow!(
+                    "this host cannot run SNP guests; `cargo xtask doctor` shows more, and --platform snp-emulated runs the same launch image \
+                     without protection:\n  {missing}"
+                )
+            })?;
+            Boot::Snp
         }
-        Platform::SnpEmulated => Ok(Boot::Emulator),
-        Platform::Snp => Err(Failure {
-            status: status::LAUNCH_FAILED,
-            why: "this platform is not there yet; use --platform snp-emulated or vm (not confidential)"
-                .into(),
-        }),
+        Platform::Auto if snp_host::is_usable(qemu) => Boot::Snp,
+        Platform::Auto => Boot::Pvh,
+    };
+    complain(match boot {
+        Boot::Pvh => {
+            "platform: vm, an ordinary virtual machine. NOT CONFIDENTIAL: the host can read and change everything in it"
+        }
+        Boot::Emulator => {
+            "platform: snp-emulated, an SNP guest without SNP hardware. NOT CONFIDENTIAL: the host can read and change everything in it"
+        }
+        Boot::Snp => {
+            "platform: snp, a confidential VM. This has never been tried on SNP silicon: attest it before you trust it"
+        }
+    });
+    Ok(boot)
+}
+
+/// The command that starts a launch image on SNP hardware, for other hands to start it.
+fn print_command(args: &Run) -> Result<(), Failure> {
+    let wanted = "--print-command is for a FILE.igvm that build-igvm wrote";
+    let built = igvm::Built::open(&args.program)?.context(wanted)?;
+    let path = |path: &Path| std::path::absolute(path).with_context(|| format!("{}", path.display()));
+    let (igvm, image) = (path(Path::new(args.program.app()))?, path(&built.image)?);
+    let mut machine = machine(PathBuf::new(), Accelerator::Kvm, args.memory, Some(image.clone()));
+    // The rate of this machine's TSC, and the time, are not those of the machine and the moment of the launch.
+    (machine.boot, machine.bus) = (Boot::Snp, Bus::Pci);
+    (machine.tsc_khz, machine.realtime_ns) = (None, None);
+    machine.cpu = SNP_CPU.into();
+    let options = machine.command_line();
+    let guest = vmm::Guest { igvm: &igvm, image: &image, memory: args.memory, options: &options };
+    let words = match args.vmm {
+        Vmm::Qemu => {
+            let mut words = vec![qemu::NAME.into()];
+            words.extend(machine.arguments(&Streams::by_hand(igvm.clone()), false));
+            words
+        }
+        Vmm::CloudHypervisor => vmm::cloud_hypervisor(&guest),
+        Vmm::Openvmm => vmm::openvmm(&guest),
+    };
+    complain("this command has never been tried on SNP silicon");
+    if let Some(lack) = vmm::lack(args.vmm) {
+        complain(lack);
     }
+    // A closed pipe is the reader's choice.
+    let _ = writeln!(io::stdout(), "{}", vmm::shell(&words));
+    Ok(())
 }
 
 fn explain(ending: &Ending, args: &Run) -> Option<String> {
@@ -220,12 +278,12 @@ fn report(
     let report = Report {
         app: args.program.app().to_string_lossy().into_owned(),
         args: args.program.args().iter().map(|arg| arg.to_string_lossy().into_owned()).collect(),
-        platform: match args.platform {
-            Platform::Snp => "snp",
-            Platform::SnpEmulated => "snp-emulated",
-            Platform::Auto | Platform::Vm => "vm",
-        },
-        confidential: false,
+        platform: machine.as_ref().map(|machine| match machine.boot {
+            Boot::Pvh => "vm",
+            Boot::Emulator => "snp-emulated",
+            Boot::Snp => "snp",
+        }),
+        confidential: machine.as_ref().is_some_and(|machine| machine.boot == Boot::Snp),
         accelerator: machine.as_ref().map(|machine| machine.accelerator.to_string()),
         cpu: machine.as_ref().map(|machine| machine.cpu.as_str()),
         memory_bytes: args.memory,
@@ -239,10 +297,7 @@ fn report(
     };
     let written =
         serde_json::to_string(&report).context("cannot encode the report").and_then(|text| match target {
-            None => {
-                use std::io::Write;
-                writeln!(io::stderr(), "{text}").context("cannot write the report to stderr")
-            }
+            None => writeln!(io::stderr(), "{text}").context("cannot write the report to stderr"),
             Some(file) => fs::write(file, text + "\n")
                 .with_context(|| format!("cannot write the report to {}", file.display())),
         });
