@@ -127,3 +127,22 @@ fn signals() {
     }
     suite.run();
 }
+
+/// Threads of C, of Rust and of the bare system calls: the output is the oracle.
+#[test]
+fn threads() {
+    let mut suite = Suite::new("threads");
+    for link in [Link::StaticMusl, Link::StaticGlibc] {
+        let Some(elf) = needs("threads.c", build::c("threads.c", link)) else { continue };
+        suite.compare(Program::elf(&elf));
+        if link == Link::StaticGlibc {
+            for end in ["exit", "leader", "kill", "fault", "exec", "cancel"] {
+                suite.compare(Program::elf(&elf).args([end]));
+            }
+        }
+    }
+    if let Some(elf) = needs("threads.rs", build::rust("threads.rs", Link::StaticMusl)) {
+        suite.compare(Program::elf(elf));
+    }
+    suite.run();
+}

@@ -139,7 +139,7 @@ fn run(bytes: &[u8]) {
             machine.script(move |machine, registers| play(machine, registers, step, &asked));
         }
         let first = Registers { rsp: MEMORY + LEN as u64 - 512, rip: MEMORY, ..Registers::default() };
-        run_thread(thread, first);
+        run_thread(thread, first).leave();
         check_memory(kept.mm());
         // Another one, if it called execve.
         check_memory(&kept.process.mm.read());

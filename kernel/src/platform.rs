@@ -325,6 +325,10 @@ impl Threads for Kernel {
         sched::unpark(thread);
     }
 
+    fn cpu_time(&self, thread: ThreadToken) -> u64 {
+        sched::cpu_time(thread)
+    }
+
     fn yield_now(&self) {
         sched::yield_now();
     }

@@ -43,6 +43,10 @@ pub struct Thread {
     /// The physical address of its page table.
     cr3: AtomicU64,
     fpu: FpuState,
+    /// Nanoseconds it has run, up to `since` if it runs now.
+    ran: AtomicU64,
+    /// When it began to run.
+    since: AtomicU64,
     fs_base: Cell<u64>,
     gs_base: Cell<u64>,
 }
@@ -99,6 +103,8 @@ pub fn spawn(body: Body) -> Result<ThreadToken, OutOfMemory> {
         runnable: AtomicBool::new(true),
         cr3: AtomicU64::new(kernel_map::root()),
         fpu: FpuState::new(),
+        ran: AtomicU64::new(0),
+        since: AtomicU64::new(clock::monotonic()),
         fs_base: Cell::new(0),
         gs_base: Cell::new(0),
     });
@@ -171,13 +177,19 @@ fn schedule() {
             Some(next) => return switch_to(me, next),
             // Made ready while it idled here, and taken off the queue by that `pop_front`; or it never left.
             None if me.runnable.load(Ordering::Relaxed) => return,
-            None => idle(),
+            None => {
+                me.stop_counting();
+                idle();
+                me.since.store(clock::monotonic(), Ordering::Relaxed);
+            }
         }
     }
 }
 
 fn switch_to(from: Arc<Thread>, to: Arc<Thread>) {
     let cpu = PerCpu::get();
+    from.stop_counting();
+    to.since.store(from.since.load(Ordering::Relaxed), Ordering::Relaxed);
     from.fpu.save();
     from.fs_base.set(FsBase::read().as_u64());
     from.gs_base.set(KernelGsBase::read().as_u64());
@@ -282,6 +294,27 @@ pub fn unpark(token: ThreadToken) {
         thread.permit.store(true, Ordering::Release);
         make_ready(token.0);
     }
+}
+
+impl Thread {
+    /// Adds to its time what has passed since it began to run.
+    fn stop_counting(&self) {
+        let now = clock::monotonic();
+        let since = self.since.swap(now, Ordering::Relaxed);
+        self.ran.fetch_add(now.saturating_sub(since), Ordering::Relaxed);
+    }
+}
+
+/// See [`litebox_core::platform::Threads::cpu_time`].
+pub fn cpu_time(token: ThreadToken) -> u64 {
+    let thread = QUEUE.lock().threads.get(&token.0).cloned();
+    let Some(thread) = thread else { return 0 };
+    let ran = thread.ran.load(Ordering::Relaxed);
+    // What others do on another CPU right now is told when they stop.
+    if current_token() != token {
+        return ran;
+    }
+    ran + clock::monotonic().saturating_sub(thread.since.load(Ordering::Relaxed))
 }
 
 /// Lets others run.

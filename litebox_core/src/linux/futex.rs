@@ -5,6 +5,7 @@
 
 use super::{Restart, time};
 use crate::errno::{Errno, Result};
+use crate::mm::UserPtr;
 use crate::platform::{Platform, ThreadToken};
 use crate::process::Thread;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -12,6 +13,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 use linux_raw_sys::general as c;
 use spin::Mutex;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Names a word: the address space's identity (0 for shared words), and the address.
 type Key = (usize, usize);
@@ -123,6 +125,78 @@ pub(super) fn wait<P: Platform>(
         !queue.is_empty()
     });
     result
+}
+
+/// Wakes up to `count` threads that wait for the word at `address`, for the kernel's own reasons.
+pub fn wake<P: Platform>(t: &Thread<P>, address: usize, count: usize) {
+    if let Ok(key) = key(t, address as u64, false) {
+        wake_key(t, key, count, ANY);
+    }
+}
+
+/// `struct robust_list_head`: the first entry, where in each entry its word is, and an entry that is being taken or given back.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct RobustHead {
+    first: u64,
+    offset: i64,
+    pending: u64,
+}
+
+/// Entries of a robust list that are looked at, at most (ROBUST_LIST_LIMIT): it may be a circle.
+const ROBUST_LIMIT: usize = 2048;
+
+/// A thread ends that may hold robust futexes: those on its list are marked, and a waiter of each is woken (`set_robust_list(2)`). The list is the program's: what is
+/// wrong with it ends the walk.
+pub fn robust_list_exit<P: Platform>(t: &Thread<P>) {
+    let head = t.robust_list.load(Ordering::Relaxed);
+    if head == 0 {
+        return;
+    }
+    let Ok(list) = t.mm().load::<RobustHead>(UserPtr::new(head)) else { return };
+    let word = |entry: u64| (entry & !1).wrapping_add_signed(list.offset);
+    let mut entry = list.first;
+    for _ in 0..ROBUST_LIMIT {
+        if entry & !1 == head {
+            break;
+        }
+        // Read before the entry's owner may be gone.
+        let next = t.mm().load::<u64>(UserPtr::new(entry & !1));
+        if entry & !1 != list.pending & !1 && owner_died(t, word(entry), false).is_err() {
+            return;
+        }
+        match next {
+            Ok(next) => entry = next,
+            Err(_) => return,
+        }
+    }
+    if list.pending != 0 {
+        let _ = owner_died(t, word(list.pending), true);
+    }
+}
+
+/// Marks a robust futex that the thread owns. `pending`: it may have been given back already, and its waiter not woken.
+fn owner_died<P: Platform>(t: &Thread<P>, address: u64, pending: bool) -> Result<()> {
+    let mut old = t.mm().load_u32(address as usize)?;
+    loop {
+        if pending && old == 0 {
+            wake(t, address as usize, 1);
+            return Ok(());
+        }
+        if old & c::FUTEX_TID_MASK != t.tid {
+            return Ok(());
+        }
+        let new = old & c::FUTEX_WAITERS | c::FUTEX_OWNER_DIED;
+        let found = t.mm().compare_exchange_u32(address as usize, old, new)?;
+        if found == old {
+            break;
+        }
+        old = found;
+    }
+    if old & c::FUTEX_WAITERS != 0 {
+        wake(t, address as usize, 1);
+    }
+    Ok(())
 }
 
 fn requeue<P: Platform>(t: &Thread<P>, from: Key, to: Key, wake: usize, move_: usize) -> usize {

@@ -1,5 +1,6 @@
 //! The Linux system calls: registers in, a typed call, an error number out. One file per family; no state of its own.
 
+mod clone;
 pub mod file;
 mod futex;
 mod identity;
@@ -13,6 +14,7 @@ mod system;
 mod time;
 mod timer;
 
+pub use futex::{robust_list_exit, wake as futex_wake};
 pub use restart::Restart;
 
 use crate::errno::{Errno, Result};
@@ -39,14 +41,11 @@ pub fn dispatch<P: Platform>(thread: &Arc<Thread<P>>, registers: &mut Registers)
     let args = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
     // The number is the low half of RAX, as on Linux.
     let number = registers.rax as u32;
-    let result = match number {
+    if number == nr::__NR_rt_sigreturn {
         // Sets every register itself.
-        nr::__NR_rt_sigreturn => return thread.return_from_handler(registers),
-        // Looks at the stack pointer.
-        nr::__NR_sigaltstack => signal::sigaltstack(thread, registers.rdi, registers.rsi, registers.rsp),
-        _ => call(thread, number, args),
-    };
-    registers.rax = match result {
+        return thread.return_from_handler(registers);
+    }
+    registers.rax = match call(thread, number, args, registers) {
         Ok(value) => value as u64,
         Err(mut errno) => {
             if errno.is_restart() {
@@ -57,7 +56,7 @@ pub fn dispatch<P: Platform>(thread: &Arc<Thread<P>>, registers: &mut Registers)
     };
 }
 
-fn call<P: Platform>(t: &Arc<Thread<P>>, number: u32, args: Args) -> Result<usize> {
+fn call<P: Platform>(t: &Arc<Thread<P>>, number: u32, args: Args, registers: &Registers) -> Result<usize> {
     let [a, b, d, e, f, g] = args;
     match number {
         // The frequent ones first: a match is not always a table.
@@ -88,6 +87,8 @@ fn call<P: Platform>(t: &Arc<Thread<P>>, number: u32, args: Args) -> Result<usiz
 
         nr::__NR_arch_prctl => process::arch_prctl(t, a, b),
         nr::__NR_prctl => process::prctl(t, args),
+        nr::__NR_clone => clone::clone(t, args, registers),
+        nr::__NR_clone3 => clone::clone3(t, a, b, registers),
         nr::__NR_exit => process::exit(t, a),
         nr::__NR_exit_group => process::exit_group(t, a),
         nr::__NR_execve => process::execve(t, a, b, d),
@@ -140,6 +141,7 @@ fn call<P: Platform>(t: &Arc<Thread<P>>, number: u32, args: Args) -> Result<usiz
         nr::__NR_rt_sigpending => signal::rt_sigpending(t, a, b),
         nr::__NR_rt_sigsuspend => signal::rt_sigsuspend(t, a, b),
         nr::__NR_rt_sigtimedwait => signal::rt_sigtimedwait(t, a, b, d, e),
+        nr::__NR_sigaltstack => signal::sigaltstack(t, a, b, registers.rsp),
         nr::__NR_rt_sigqueueinfo => signal::rt_sigqueueinfo(t, a, b, d),
         nr::__NR_rt_tgsigqueueinfo => signal::rt_tgsigqueueinfo(t, a, b, d, e),
         nr::__NR_restart_syscall => restart::restart_syscall(t),

@@ -112,8 +112,8 @@ pub(super) fn prctl<P: Platform>(t: &Thread<P>, [option, a, b, d, e, _]: Args) -
 }
 
 pub(super) fn exit<P: Platform>(t: &Thread<P>, status: u64) -> Result<usize> {
-    // The only thread's end is the process's.
-    exit_group(t, status)
+    t.exit(status as u8);
+    Ok(0)
 }
 
 pub(super) fn exit_group<P: Platform>(t: &Thread<P>, status: u64) -> Result<usize> {
@@ -185,7 +185,7 @@ fn exec<P: Platform>(t: &Arc<Thread<P>>, path: &[u8], argv: u64, envp: u64) -> R
     }
     let signals = t.signals.lock().clone();
     let mm = Mm::new(t.platform())?;
-    match execute(&t.process, mm, t.tid, path, &args, &env, signals) {
+    match execute(&t.process, mm, Some(t), path, &args, &env, signals) {
         Ok((successor, registers)) => {
             t.succeed(successor, registers);
             Ok(0)
@@ -287,7 +287,8 @@ pub(super) fn getrusage<P: Platform>(t: &Thread<P>, who: u64, to: u64) -> Result
     const THREAD: i32 = 1;
     let usage = match who as i32 {
         SELF | THREAD => {
-            let micros = (t.process.cpu_time() / 1000) as i64;
+            let time = if who as i32 == THREAD { t.cpu_time() } else { t.process.cpu_time() };
+            let micros = (time / 1000) as i64;
             Rusage {
                 user: [micros / 1_000_000, micros % 1_000_000],
                 max_resident: (t.mm().usage().resident / 1024) as i64,

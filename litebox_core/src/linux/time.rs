@@ -37,8 +37,10 @@ impl Timespec {
 enum Kind {
     Realtime,
     Monotonic,
-    /// CPU time of the process or thread: all the time since it started, since nobody else runs.
-    CpuTime,
+    /// CPU time of the process.
+    Process,
+    /// CPU time of the thread with this id, 0 for the caller.
+    Thread(u32),
 }
 
 fn kind(clock: u64) -> Result<Kind> {
@@ -51,24 +53,31 @@ fn kind(clock: u64) -> Result<Kind> {
         | c::CLOCK_MONOTONIC_COARSE
         | c::CLOCK_BOOTTIME
         | c::CLOCK_BOOTTIME_ALARM => Ok(Kind::Monotonic),
-        c::CLOCK_PROCESS_CPUTIME_ID | c::CLOCK_THREAD_CPUTIME_ID => Ok(Kind::CpuTime),
-        // Negative: a CPU clock of a process or thread by number (clock_getcpuclockid(3)). Its low three bits say which kind.
-        _ if id < 0 && id & 7 != 3 => Ok(Kind::CpuTime),
+        c::CLOCK_PROCESS_CPUTIME_ID => Ok(Kind::Process),
+        c::CLOCK_THREAD_CPUTIME_ID => Ok(Kind::Thread(0)),
+        // Negative: a CPU clock of a process or thread by number (clock_getcpuclockid(3)): its complement, whether it is a thread's, and which kind.
+        _ if id < 0 && id & 3 != 3 => {
+            let number = !(id >> 3) as u32;
+            Ok(if id & 4 != 0 { Kind::Thread(number) } else { Kind::Process })
+        }
         _ => Err(Errno::EINVAL),
     }
 }
 
-fn now<P: Platform>(t: &Thread<P>, kind: &Kind) -> u64 {
+/// The time of a clock. EINVAL: of a thread that there is not.
+fn now<P: Platform>(t: &Thread<P>, kind: &Kind) -> Result<u64> {
     let platform = t.platform();
-    match kind {
+    Ok(match *kind {
         Kind::Realtime => platform.realtime(),
         Kind::Monotonic => platform.monotonic(),
-        Kind::CpuTime => t.process.cpu_time(),
-    }
+        Kind::Process => t.process.cpu_time(),
+        Kind::Thread(0) => t.cpu_time(),
+        Kind::Thread(tid) => t.process.thread(tid).ok_or(Errno::EINVAL)?.cpu_time(),
+    })
 }
 
 pub(super) fn clock_gettime<P: Platform>(t: &Thread<P>, clock: u64, to: u64) -> Result<usize> {
-    let value = now(t, &kind(clock)?);
+    let value = now(t, &kind(clock)?)?;
     t.mm().store(UserPtr::new(to), Timespec::from_ns(value)).map(|()| 0)
 }
 
@@ -137,7 +146,7 @@ pub(super) fn clock_nanosleep<P: Platform>(
     let time = t.mm().load::<Timespec>(UserPtr::new(request))?.to_ns()?;
     let monotonic = t.platform().monotonic();
     if flags & u64::from(c::TIMER_ABSTIME) != 0 {
-        let wait = time.saturating_sub(now(t, &kind));
+        let wait = time.saturating_sub(now(t, &kind)?);
         // An absolute sleep leaves nothing to tell.
         sleep_until(t, monotonic.saturating_add(wait), None)
     } else {

@@ -428,10 +428,17 @@ impl Threads for Hosted {
         *lock(&permit.0) = true;
         permit.1.notify_all();
     }
+    fn cpu_time(&self, _thread: ThreadToken) -> u64 {
+        self.monotonic()
+    }
     fn yield_now(&self) {
         std::thread::yield_now();
     }
     fn spawn(&self, body: Box<dyn FnOnce() + Send>) -> Result<ThreadToken, OutOfMemory> {
+        // Simulated time passes for the one thread that waits.
+        if lock(&self.simulated).is_some() {
+            return Err(OutOfMemory);
+        }
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
         std::thread::spawn(move || {
             TOKEN.set(Some(token));

@@ -19,6 +19,9 @@ pub trait Threads {
     /// Wakes `thread`. Harmless for one that is running or gone.
     fn unpark(&self, thread: ThreadToken);
 
+    /// Nanoseconds that `thread` has run, waiting not counted; 0 for one that is gone.
+    fn cpu_time(&self, thread: ThreadToken) -> u64;
+
     /// Lets others run.
     fn yield_now(&self);
 

@@ -30,6 +30,15 @@ impl<P: Platform> Wake for Unpark<P> {
 }
 
 impl<P: Platform> Thread<P> {
+    /// Blocks until `ready`, whatever signals come, or until it has been woken once.
+    pub(super) fn wait_regardless(&self, queue: &WaitQueue, ready: &mut dyn FnMut() -> bool) {
+        let platform = self.platform();
+        let _place = queue.register(Arc::new(Unpark { platform, thread: platform.current() }).into());
+        if !ready() {
+            platform.park(None);
+        }
+    }
+
     /// Blocks until `ready` (`true`) or until the monotonic clock reaches `deadline` (`false`); see [`Files::wait`].
     pub fn wait_for(
         &self,

@@ -405,18 +405,22 @@ fn base_name(path: &[u8]) -> &[u8] {
     path.rsplit(|&b| b == b'/').next().unwrap_or(path)
 }
 
-/// Makes a thread `tid` of `process` that will run the program at `path`, in the empty memory `mm`, from the returned registers on. The memory of the
-/// calling thread is the new one then; after an error it must be activated again.
+/// Makes a thread of `process` that will run the program at `path`, in the empty memory `mm`, from the returned registers on. `caller`, a thread of the
+/// process if it has any, becomes that thread, and all others end. The memory of the calling thread is the new one then; after an error it must be
+/// activated again.
 pub fn execute<P: Platform>(
     process: &Arc<Process<P>>,
     mm: Arc<Mm<P>>,
-    tid: u32,
+    caller: Option<&Thread<P>>,
     path: &[u8],
     args: &[Vec<u8>],
     env: &[Vec<u8>],
     signals: ThreadSignals,
 ) -> Result<(Arc<Thread<P>>, Registers), ExecError> {
     let image = build(process, mm, path, args, env)?;
+    if let Some(caller) = caller {
+        process.keep_only(caller)?;
+    }
     let closed = process.fds.lock().take_close_on_exec();
     drop(closed);
     process.signals.lock().reset_handlers();
@@ -424,7 +428,7 @@ pub fn execute<P: Platform>(
     *process.mm.write() = image.mm.clone();
     *process.program.lock() = Some(image.program);
     let platform = process.platform();
-    let thread = Thread::new(process, image.mm, tid, base_name(path));
+    let thread = Thread::new(process, image.mm, process.pid(), base_name(path));
     *thread.signals.lock() = signals.for_exec();
     platform.reset_fpu();
     platform.set_fs_base(0);

@@ -49,8 +49,17 @@ pub fn launch<P: Platform>(platform: &'static P, manifest: &Manifest) -> ! {
         Ok(ready) => ready,
         Err(failure) => platform.power_off(failure.status, format_args!("{}", failure.why)),
     };
+    let process = thread.process.clone();
     // One reference is kept: what the workload had need not be given back by a machine that ends.
-    let status = run(thread.clone(), registers);
+    let last = run(thread.clone(), registers);
+    if process.exit_status().is_none() {
+        // The first thread has ended, and others may go on.
+        last.leave();
+        while process.exit_status().is_none() {
+            last.wait_regardless(&process.thread_left, &mut || process.exit_status().is_some());
+        }
+    }
+    let status = process.exit_status().unwrap_or(ExitStatus::Exited(0));
     platform.power_off(status, format_args!(""))
 }
 
@@ -93,7 +102,7 @@ fn prepare<P: Platform>(
 ) -> Result<(Arc<Thread<P>>, Registers), Failure> {
     let process = process(platform, manifest)?;
     let mm = process.mm.read().clone();
-    Ok(execute(&process, mm, PID, &manifest.exec, &manifest.args, &manifest.env, ThreadSignals::default())?)
+    Ok(execute(&process, mm, None, &manifest.exec, &manifest.args, &manifest.env, ThreadSignals::default())?)
 }
 
 /// The workload's process, without a program.
@@ -130,31 +139,30 @@ fn process<P: Platform>(platform: &'static P, manifest: &Manifest) -> Result<Arc
     Ok(process)
 }
 
-/// Runs user code until the process ends; how it ended.
-pub fn run<P: Platform>(mut thread: Arc<Thread<P>>, mut registers: Registers) -> ExitStatus {
+/// Runs user code until the thread is to end, by itself or with its process; the thread that it is then, which has yet to [`Thread::leave`].
+pub fn run<P: Platform>(mut thread: Arc<Thread<P>>, mut registers: Registers) -> Arc<Thread<P>> {
     let platform = thread.platform();
     thread.bind();
     loop {
+        if thread.take_attention() {
+            if let Some((successor, first)) = thread.take_successor() {
+                successor.bind();
+                // The old thread, and with it the old memory, goes here.
+                thread = successor;
+                registers = first;
+            }
+            if !thread.is_ending() {
+                thread.deliver_signals(&mut registers);
+            }
+            if thread.is_ending() {
+                return thread;
+            }
+        }
         match platform.run_user(&mut registers) {
             UserExit::Syscall => linux::dispatch(&thread, &mut registers),
             UserExit::PageFault(fault) => page_fault(&thread, &fault),
             UserExit::Exception(exception) => thread.exception(exception, &registers),
             UserExit::Interrupt => platform.yield_now(),
-        }
-        if !thread.take_attention() {
-            continue;
-        }
-        if let Some((successor, first)) = thread.take_successor() {
-            successor.bind();
-            // The old thread, and with it the old memory, goes here.
-            thread = successor;
-            registers = first;
-        }
-        if thread.process.exit_status().is_none() {
-            thread.deliver_signals(&mut registers);
-        }
-        if let Some(status) = thread.process.exit_status() {
-            return status;
         }
     }
 }

@@ -4,8 +4,10 @@
 //! identity, which takes the old one's place in the run loop.
 
 mod caller;
+mod clone;
 pub mod elf;
 mod exec;
+mod exit;
 mod launch;
 mod limits;
 mod object;
@@ -18,6 +20,7 @@ mod thread;
 pub mod timers;
 mod vdso;
 
+pub use clone::NewTask;
 pub use exec::{ExecError, execute};
 pub use launch::{enter, launch, run};
 pub use limits::{Limit, Limits, Resource};

@@ -11,6 +11,7 @@ use crate::mm::{MemoryLimits, Mm};
 use crate::platform::{ExitStatus, Platform};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use spin::{Mutex, RwLock};
 
 /// Numbers by which a process is known.
@@ -31,6 +32,15 @@ pub struct System {
     pub hostname: Vec<u8>,
     /// What is to happen later.
     pub timers: Arc<TimerQueue>,
+    /// The id of the next thread or process.
+    pub(super) next_id: AtomicU32,
+}
+
+impl System {
+    /// An id for a thread or a process, which nobody had before.
+    pub fn next_id(&self) -> u32 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 /// The program that a process runs: what /proc shows of it.
@@ -69,7 +79,11 @@ pub struct Process<P: Platform> {
     pub mm: RwLock<Arc<Mm<P>>>,
     /// The program, once one runs.
     pub program: Mutex<Option<Program>>,
-    threads: Mutex<Vec<(u32, Weak<Thread<P>>)>>,
+    pub(super) threads: Mutex<Vec<(u32, Weak<Thread<P>>)>>,
+    /// Woken when a thread has ended, and when the process is told to.
+    pub thread_left: WaitQueue,
+    /// CPU time of threads that have ended, ns.
+    pub(super) ended_cpu_time: AtomicU64,
     exit: Mutex<Option<ExitStatus>>,
     /// Monotonic time of its start.
     pub start_ns: u64,
@@ -125,6 +139,8 @@ impl<P: Platform> Process<P> {
             mm: RwLock::new(mm),
             program: Mutex::new(None),
             threads: Mutex::new(Vec::new()),
+            thread_left: WaitQueue::new(),
+            ended_cpu_time: AtomicU64::new(0),
             exit: Mutex::new(None),
             start_ns: platform.monotonic(),
             prctl: Mutex::new(Prctl::default()),
@@ -176,6 +192,7 @@ impl<P: Platform> Process<P> {
         for thread in self.threads() {
             thread.call_attention();
         }
+        self.thread_left.wake_all();
     }
 
     /// How it ended, or is about to end.
@@ -183,8 +200,9 @@ impl<P: Platform> Process<P> {
         *self.exit.lock()
     }
 
-    /// Nanoseconds of CPU time, not split between user mode and kernel: all the time there was, since nobody else runs.
+    /// Nanoseconds of CPU time of all its threads, not split between user mode and kernel.
     pub fn cpu_time(&self) -> u64 {
-        self.platform.monotonic().saturating_sub(self.start_ns)
+        let ended = self.ended_cpu_time.load(Ordering::Relaxed);
+        self.threads().iter().map(|thread| thread.cpu_time()).sum::<u64>() + ended
     }
 }

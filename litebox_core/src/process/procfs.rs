@@ -11,6 +11,7 @@ use crate::mm::MapName;
 use crate::platform::{Platform, Prot};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicU32;
 use spin::Mutex;
 
 /// All processes of the machine, by pid.
@@ -191,10 +192,18 @@ impl<P: Platform> ProcProcess for Shown<P> {
     }
 }
 
+/// The first id after the first process's.
+const FIRST_ID: u32 = 2;
+
 /// What the system is called, for those who hold it.
 impl System {
     /// A system with these mounts and this name.
     pub fn new(driver: &'static dyn Driver, mounts: Arc<MountTable>, hostname: Vec<u8>) -> Arc<System> {
-        Arc::new(System { mounts, hostname, timers: TimerQueue::new(driver) })
+        Arc::new(System {
+            mounts,
+            hostname,
+            timers: TimerQueue::new(driver),
+            next_id: AtomicU32::new(FIRST_ID),
+        })
     }
 }

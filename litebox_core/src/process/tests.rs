@@ -48,6 +48,13 @@ pub(super) fn syscall(
     }
 }
 
+/// Runs a program to its end.
+pub(super) fn end(thread: Arc<Thread<Hosted>>, registers: Registers) -> ExitStatus {
+    let process = thread.process.clone();
+    launch::run(thread, registers).leave();
+    process.exit_status().expect("its last thread has left")
+}
+
 #[test]
 fn a_scripted_program_writes_and_exits() {
     let (host, thread) = task(2048);
@@ -58,7 +65,7 @@ fn a_scripted_program_writes_and_exits() {
         UserExit::Interrupt
     });
     host.script(syscall(231, 300, 0, 0));
-    assert_eq!(launch::run(thread, Registers::default()), ExitStatus::Exited(44));
+    assert_eq!(end(thread, Registers::default()), ExitStatus::Exited(44));
     assert_eq!(host.output(Stream::Stdout), b"hello\n");
 }
 
@@ -75,12 +82,12 @@ fn faults_end_the_process_with_their_signals() {
     ] {
         let (host, thread) = task(2048);
         host.script(move |_, _| UserExit::Exception(exception));
-        assert_eq!(launch::run(thread, Registers::default()), ExitStatus::Signaled(signal));
+        assert_eq!(end(thread, Registers::default()), ExitStatus::Signaled(signal));
     }
     let (host, thread) = task(2048);
     let fault = crate::platform::PageFault { address: 0x10, access: Prot::READ, present: false };
     host.script(move |_, _| UserExit::PageFault(fault));
-    assert_eq!(launch::run(thread, Registers::default()), ExitStatus::Signaled(11));
+    assert_eq!(end(thread, Registers::default()), ExitStatus::Signaled(11));
 }
 
 #[test]
@@ -91,7 +98,7 @@ fn abort_and_ignored_signals() {
     assert_eq!(call(&thread, 13, [10, PAGE as u64, 0, 8, 0, 0]), 0);
     host.script(syscall(62, 1, 10, 0));
     host.script(syscall(62, 1, 6, 0));
-    assert_eq!(launch::run(thread, Registers::default()), ExitStatus::Signaled(6));
+    assert_eq!(end(thread, Registers::default()), ExitStatus::Signaled(6));
 }
 
 #[test]
@@ -137,10 +144,53 @@ fn a_futex_waits_for_its_wake() {
 }
 
 #[test]
+fn a_robust_mutex_tells_that_its_owner_died() {
+    let (_, thread) = task(2048);
+    let word = |at: usize, value: u64| thread.mm().write(PAGE + at, &value.to_le_bytes()).unwrap();
+    // The head: first entry, offset of its word, pending entry. Two entries, the second leads back; their words 32 behind.
+    let at = PAGE as u64;
+    for (place, value) in [(0, at + 64), (8, 32), (16, at + 128), (64, at + 192), (192, at)] {
+        word(place, value);
+    }
+    // Owned by tid 1 with a waiter; by somebody else; taken but not listed yet.
+    word(96, 0x8000_0001);
+    word(224, 0x8000_0002);
+    word(160, 1);
+    assert_eq!(call(&thread, 273, [at, 24, 0, 0, 0, 0]), 0);
+    linux::robust_list_exit(&thread);
+    let read = |at: usize| thread.mm().load_u32(PAGE + at).unwrap();
+    assert_eq!([read(96), read(224), read(160)], [0xc000_0000, 0x8000_0002, 0x4000_0000]);
+    // A circle, and a list that leads nowhere.
+    word(192, at + 64);
+    linux::robust_list_exit(&thread);
+    word(64, u64::MAX);
+    linux::robust_list_exit(&thread);
+}
+
+#[test]
+fn a_thread_ends_alone_and_the_last_ends_the_process() {
+    let (host, thread) = task(2048);
+    let process = thread.process.clone();
+    let other = Thread::new(&process, thread.shared_mm(), 7, b"other");
+    *other.clear_child_tid.lock() = crate::mm::UserPtr::new(PAGE as u64);
+    thread.mm().write(PAGE, &7u32.to_le_bytes()).unwrap();
+    host.script(syscall(60, 5, 0, 0));
+    launch::run(other, Registers::default()).leave();
+    assert_eq!(process.exit_status(), None);
+    thread.mm().activate();
+    assert_eq!(thread.mm().load_u32(PAGE), Ok(0), "whoever joins it is told");
+    // The last: its own status, not the other's.
+    host.script(syscall(60, 6, 0, 0));
+    launch::run(thread, Registers::default()).leave();
+    assert_eq!(process.exit_status(), Some(ExitStatus::Exited(6)));
+}
+
+#[test]
 fn limits_and_unknown_calls() {
     let (_, thread) = task(2048);
     assert_eq!(call(&thread, 9999, [0; 6]), -38);
     assert_eq!(call(&thread, 56, [0; 6]), -38);
+    assert_eq!(call(&thread, 56, [0x10000, 0, 0, 0, 0, 0]), -22, "a thread shares more than its name");
     assert_eq!(call(&thread, 97, [7, 0, 0, 0, 0, 0]), -14);
     assert_eq!(call(&thread, 97, [99, PAGE as u64, 0, 0, 0, 0]), -22);
     assert_eq!(call(&thread, 39, [0; 6]), 1);

@@ -25,6 +25,8 @@ pub struct Thread<P: Platform> {
     pub robust_list: AtomicU64,
     /// Something is to be done before user mode is entered: an exit, a signal, a new program.
     attention: AtomicBool,
+    /// Its status, once it is to end by itself.
+    pub(super) ended: Mutex<Option<u8>>,
     /// The platform's thread that runs it.
     token: Mutex<Option<ThreadToken>>,
     /// After `execve`: the thread that takes its place, and its first registers.
@@ -43,6 +45,7 @@ impl<P: Platform> Thread<P> {
             clear_child_tid: Mutex::new(UserPtr::new(0)),
             robust_list: AtomicU64::new(0),
             attention: AtomicBool::new(false),
+            ended: Mutex::new(None),
             token: Mutex::new(None),
             successor: Mutex::new(None),
         });
@@ -93,7 +96,7 @@ impl<P: Platform> Thread<P> {
 
     /// Somebody wants this thread back from waiting: it is to end, or a signal has come that it does not block.
     pub fn is_interrupted(&self) -> bool {
-        self.process.exit_status().is_some() || self.has_deliverable_signal()
+        self.is_ending() || self.has_deliverable_signal()
     }
 
     /// Binds it to the platform's thread that calls.
@@ -106,7 +109,13 @@ impl<P: Platform> Thread<P> {
         *self.token.lock() == Some(self.platform().current())
     }
 
-    /// Hands over to another thread of the same id, after `execve`.
+    /// Nanoseconds of CPU time that it has used.
+    pub fn cpu_time(&self) -> u64 {
+        let token = *self.token.lock();
+        token.map_or(0, |token| self.platform().cpu_time(token))
+    }
+
+    /// Hands over to another thread, the only one of the process, after `execve`.
     pub fn succeed(&self, by: Arc<Thread<P>>, registers: Registers) {
         *self.successor.lock() = Some((by, registers));
         self.call_attention();

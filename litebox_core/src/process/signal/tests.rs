@@ -1,7 +1,6 @@
 //! Delivery on the hosted platform: scripted user code that runs handlers, restarted calls, hostile frames.
 
-use super::super::launch;
-use super::super::tests::{PAGE, call, syscall, task};
+use super::super::tests::{PAGE, call, end, syscall, task};
 use super::info::code;
 use super::*;
 use crate::mm::{MapFlags, MapRequest, UserPtr};
@@ -87,7 +86,7 @@ fn a_handler_runs_and_returns() {
         assert_eq!(watch.signals.lock().blocked, 0);
         UserExit::Interrupt
     });
-    assert_eq!(launch::run(thread, first()), ExitStatus::Exited(0));
+    assert_eq!(end(thread, first()), ExitStatus::Exited(0));
 }
 
 #[test]
@@ -113,7 +112,7 @@ fn two_signals_make_two_frames() {
     host.script(|_, _| UserExit::Interrupt);
     let mut registers = first();
     thread.deliver_signals(&mut registers);
-    assert_eq!(launch::run(thread, registers), ExitStatus::Exited(0));
+    assert_eq!(end(thread, registers), ExitStatus::Exited(0));
 }
 
 #[test]
@@ -220,7 +219,7 @@ fn a_handler_runs_on_the_alternate_stack() {
         assert_eq!(registers.rsp, STACK);
         UserExit::Interrupt
     });
-    assert_eq!(launch::run(thread, first()), ExitStatus::Exited(0));
+    assert_eq!(end(thread, first()), ExitStatus::Exited(0));
 }
 
 #[test]
@@ -231,7 +230,7 @@ fn no_room_for_a_frame_is_sigsegv() {
         registers.rsp = 0x8000;
         syscall(KILL, 1, sig::USR1.into(), 0)(Hosted::leak(16), registers)
     });
-    assert_eq!(launch::run(thread, first()), ExitStatus::Signaled(11));
+    assert_eq!(end(thread, first()), ExitStatus::Signaled(11));
     // Nor is there for that signal's own handler.
     let (host, thread) = task(2048);
     handle(&thread, sig::SEGV, 0, 0);
@@ -239,7 +238,7 @@ fn no_room_for_a_frame_is_sigsegv() {
         registers.rsp = u64::MAX;
         UserExit::Exception(Exception::Protection)
     });
-    assert_eq!(launch::run(thread, first()), ExitStatus::Signaled(11));
+    assert_eq!(end(thread, first()), ExitStatus::Signaled(11));
 }
 
 #[test]
@@ -274,7 +273,7 @@ fn a_blocked_fault_ends_the_process() {
     handle(&thread, sig::SEGV, 0, 0);
     thread.set_blocked(bit(sig::SEGV));
     host.script(|_, _| UserExit::Exception(Exception::Protection));
-    assert_eq!(launch::run(thread, first()), ExitStatus::Signaled(11));
+    assert_eq!(end(thread, first()), ExitStatus::Signaled(11));
 }
 
 /// A frame that a program has changed: what its `rt_sigreturn` comes to.
@@ -286,7 +285,7 @@ fn forged(change: impl Fn(&Hosted, &Registers) + Send + 'static) -> ExitStatus {
         change(host, registers);
         leave(registers)
     });
-    launch::run(thread, first())
+    end(thread, first())
 }
 
 #[test]
@@ -326,7 +325,7 @@ fn hostile_frames_are_sigsegv() {
         (registers.rax, registers.rsp) = (SIGRETURN, u64::MAX - 100);
         UserExit::Syscall
     });
-    assert_eq!(launch::run(thread, first()), ExitStatus::Signaled(11));
+    assert_eq!(end(thread, first()), ExitStatus::Signaled(11));
 }
 
 #[test]
@@ -342,7 +341,7 @@ fn only_harmless_flags_come_out_of_a_frame() {
         assert_eq!(registers.rflags, 0x5_0fd7, "IOPL, VM, VIF and NT stay as they were");
         UserExit::Interrupt
     });
-    assert_eq!(launch::run(thread, first()), ExitStatus::Exited(0));
+    assert_eq!(end(thread, first()), ExitStatus::Exited(0));
 }
 
 #[test]
@@ -369,7 +368,7 @@ fn the_vector_state_is_restored() {
         assert_eq!(xmm0(host), 9);
         UserExit::Interrupt
     });
-    assert_eq!(launch::run(thread, first()), ExitStatus::Exited(0));
+    assert_eq!(end(thread, first()), ExitStatus::Exited(0));
 }
 
 #[test]
