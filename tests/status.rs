@@ -228,5 +228,10 @@ fn a_lone_command_line_is_enough() {
     // Without --platform, auto says on stderr which it took.
     let outcome = feed(command, b"");
     assert_eq!(outcome.expect(0, "hello, world\n"), Ok(()));
-    assert!(String::from_utf8_lossy(&outcome.stderr).contains("vm"), "{}", outcome.tail());
+    let said = String::from_utf8_lossy(&outcome.stderr).into_owned();
+    assert!(
+        said.contains("platform: snp-emulated") && said.contains("NOT CONFIDENTIAL"),
+        "{}",
+        outcome.tail()
+    );
 }

@@ -62,7 +62,7 @@ With --rootfs, APP is looked up inside the root file system first (names without
 
 APP may also be the FILE.igvm that build-igvm wrote, with FILE.img beside it: then it runs as it was built and measured.")]
 pub struct Run {
-    /// Where it runs; `auto` takes the most protected one that there is
+    /// Where it runs; `auto` takes snp where this host can, else snp-emulated, and says which
     #[arg(long, value_enum, default_value_t = Platform::Auto)]
     pub platform: Platform,
     /// The machine's memory: bytes, or with a suffix K, M, G (at least 16M)
@@ -71,7 +71,7 @@ pub struct Run {
     /// End the machine after this many seconds, with status 124
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     pub timeout: Option<Duration>,
-    /// What executes the guest; `auto` tries kvm and falls back to tcg
+    /// What executes the guest; `auto` is tcg under the emulator, and else tries kvm and falls back to tcg
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub accel: Accel,
     /// How the machine has its devices
@@ -182,7 +182,7 @@ pub enum BenchCpu {
 /// A place to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Platform {
-    /// The most protected one that there is
+    /// snp where this host can, else snp-emulated
     Auto,
     /// A confidential VM on SEV-SNP hardware: QEMU 10.1 or newer on KVM. Never tried on silicon
     Snp,

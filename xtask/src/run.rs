@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::cli::{Platform, Run};
+use crate::cli::{Accel, Platform, Run};
 use crate::launch::{Ending, Input, LaunchSpec, Outcome, Output, launch};
 use crate::machine::{Accelerator, Boot, Bus, Machine, SNP_CPU, Streams};
 use crate::protocol::status;
@@ -96,7 +96,7 @@ struct Parts {
 fn parts(args: &Run, boot: Boot, kernel: &Path) -> Result<Parts, Failure> {
     if let Some(built) = igvm::Built::open(&args.program)? {
         if boot == Boot::Pvh {
-            return Err(anyhow::anyhow!("an IGVM file is for SNP guests: use --platform snp-emulated").into());
+            return Err(anyhow::anyhow!("an IGVM file is for SNP guests: leave out --platform vm").into());
         }
         return Ok(Parts { image: built.image, reused: true, payload: built.igvm });
     }
@@ -117,6 +117,8 @@ fn attempt(args: &Run, ran: &mut Option<(Machine, bool)>) -> Result<Outcome, Fai
     let accelerator = match boot {
         // The PSP's guests run on the CPU itself.
         Boot::Snp => Accelerator::Kvm,
+        // Nested SVM under KVM is less tried than the translator.
+        Boot::Emulator if args.accel == Accel::Auto => Accelerator::Tcg,
         Boot::Pvh | Boot::Emulator => accel::choose(args.accel, &qemu)?,
     };
     let Parts { mut image, reused, payload } = parts(args, boot, &kernel)?;
@@ -196,7 +198,7 @@ fn choose_platform(args: &Run, qemu: &Path) -> Result<Boot, Failure> {
             Boot::Snp
         }
         Platform::Auto if snp_host::is_usable(qemu) => Boot::Snp,
-        Platform::Auto => Boot::Pvh,
+        Platform::Auto => Boot::Emulator,
     };
     complain(match boot {
         Boot::Pvh => {

@@ -54,7 +54,8 @@ extern "C" fn main(start_info: u64) -> ! {
     let info = unsafe { start_info::read(start_info) };
     let reserve = info.option("reserve").unwrap_or(64) << 20;
     let home = info.low_memory_end().saturating_sub(reserve) & !0x1f_ffff;
-    assert!(home > 16 << 20, "too little memory");
+    // The image is loaded below 8 MiB.
+    assert!(home >= 8 << 20, "too little memory");
     // SAFETY: the range is the end of a region of RAM, far above where the image was loaded; nothing else runs.
     unsafe { boot::move_to(home) };
     MOVED_TO.store(home, Ordering::Relaxed);
