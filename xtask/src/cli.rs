@@ -153,6 +153,9 @@ pub struct Bench {
     /// Measure only our own column
     #[arg(long)]
     pub no_linux: bool,
+    /// Leave out the SNP guests in the emulator
+    #[arg(long)]
+    pub no_snp: bool,
 }
 
 /// What `fuzz` takes.

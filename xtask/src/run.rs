@@ -127,15 +127,14 @@ fn attempt(args: &Run, ran: &mut Option<(Machine, bool)>) -> Result<Outcome, Fai
     }
     let mut machine = machine(kernel, accelerator, args.memory, Some(image.clone()));
     machine.bus = args.bus;
-    machine.boot = boot;
     match boot {
         Boot::Pvh => {}
         Boot::Emulator => {
-            machine.kernel = kernel::build(kernel::EMULATOR)?;
-            machine.cpu = "max,phys-bits=52,+la57".into();
+            emulated(&mut machine)?;
             machine.trace = args.trace.is_some();
         }
         Boot::Snp => {
+            machine.boot = boot;
             machine.bus = Bus::Pci;
             machine.cpu = SNP_CPU.into();
         }
@@ -181,6 +180,17 @@ pub fn machine(kernel: PathBuf, accelerator: Accelerator, memory: u64, root: Opt
         tsc_khz: host::tsc_khz(),
         realtime_ns,
     }
+}
+
+/// Makes a machine one that runs the emulator.
+///
+/// # Errors
+/// The emulator cannot be built.
+pub fn emulated(machine: &mut Machine) -> Result<()> {
+    machine.kernel = kernel::build(kernel::EMULATOR)?;
+    machine.cpu = "max,phys-bits=52,+la57".into();
+    machine.boot = Boot::Emulator;
+    Ok(())
 }
 
 /// What runs the guest, said on stderr where it protects nothing.

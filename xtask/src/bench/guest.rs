@@ -17,19 +17,20 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use nix::sys::signal::Signal;
 
+use super::emulated;
 use super::linux::Linux;
 use super::sample::{self, FIRST_LINE, Sample};
 use crate::cli::{Cli, Task};
 use crate::launch::{Ending, Input, LaunchSpec, Output, launch};
 use crate::machine::Accelerator;
 use crate::workload::manifest;
-use crate::{qemu, run, workload};
+use crate::{igvm, qemu, run, workload};
 
 /// Bytes of memory that either guest gets.
 pub const MEMORY: u64 = 256 << 20;
 
 /// A guest that has not ended by then is broken.
-const TIMEOUT: Duration = Duration::from_secs(120);
+pub const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What both guests have in common.
 #[derive(Clone, Debug)]
@@ -55,7 +56,7 @@ pub enum Mode {
 
 impl Mode {
     /// The program's arguments.
-    fn arguments(self) -> &'static str {
+    pub fn arguments(self) -> &'static str {
         match self {
             Self::FirstLine => "first-line",
             Self::Table => "",
@@ -70,6 +71,8 @@ pub struct Session {
     pub first_line: Duration,
     /// What the program measured.
     pub sample: Sample,
+    /// How often an SNP guest asked its host, from its first instruction to its end.
+    pub exits: Option<u64>,
 }
 
 /// A kernel to run the program on.
@@ -79,8 +82,15 @@ pub enum Guest<'a> {
         /// The kernel's ELF file, or why there is none.
         kernel: Result<&'a Path, &'a String>,
     },
+    /// Ours, as an SNP guest in the emulator.
+    LiteBoxSnp {
+        /// As above.
+        kernel: Result<&'a Path, &'a String>,
+    },
     /// Linux.
     Linux(&'a Linux),
+    /// Linux, as an SNP guest in the emulator.
+    LinuxSnp(&'a Linux),
 }
 
 impl Guest<'_> {
@@ -89,18 +99,20 @@ impl Guest<'_> {
     /// # Errors
     /// It did not come to its end, or its results cannot be trusted.
     pub fn run(&self, setup: &Setup, cpu: &str, mode: Mode) -> Result<Session> {
-        let (first_line, measured, output) = match self {
-            Self::LiteBox { kernel: Ok(kernel) } => litebox(setup, kernel, cpu, mode)?,
-            Self::LiteBox { kernel: Err(why) } => bail!("{why}"),
+        let run = match self {
+            Self::LiteBox { kernel: Ok(kernel) } => litebox(setup, kernel, cpu, mode, false)?,
+            Self::LiteBoxSnp { kernel: Ok(kernel) } => litebox(setup, kernel, cpu, mode, true)?,
+            Self::LiteBox { kernel: Err(why) } | Self::LiteBoxSnp { kernel: Err(why) } => bail!("{why}"),
             Self::Linux(linux) => run_linux(setup, linux, cpu, mode)?,
+            Self::LinuxSnp(linux) => emulated::run_linux(linux, mode)?,
         };
-        let sample = sample::parse(&output);
+        let sample = sample::parse(&run.output);
         if let Some(why) = &sample.error {
             bail!("the benchmark program gave up: {why}");
         }
         if mode == Mode::Table {
             // `tsc-early` is the same counter before Linux has made it final.
-            if matches!(self, Self::Linux(_))
+            if matches!(self, Self::Linux(_) | Self::LinuxSnp(_))
                 && !matches!(sample.clock_source.as_deref(), Some("tsc" | "tsc-early"))
             {
                 bail!(
@@ -110,9 +122,9 @@ impl Guest<'_> {
             }
             let elapsed = sample.elapsed.context("the benchmark program did not come to its end")?;
             ensure!(!sample.rows.is_empty(), "the benchmark program measured nothing");
-            check_clock(elapsed, measured)?;
+            check_clock(elapsed, run.measured)?;
         }
-        Ok(Session { first_line, sample })
+        Ok(Session { first_line: run.first_line, sample, exits: run.exits })
     }
 }
 
@@ -129,10 +141,19 @@ fn check_clock(guest: Duration, host: Duration) -> Result<()> {
     Ok(())
 }
 
-/// What a run gives: time to the first line, time from there to the last, and the output.
-type Run = (Duration, Duration, String);
+/// What a run gives.
+pub struct Run {
+    /// Time to the first line.
+    pub first_line: Duration,
+    /// Time from there to the last.
+    pub measured: Duration,
+    /// What the program printed.
+    pub output: String,
+    /// Requests of an SNP guest.
+    pub exits: Option<u64>,
+}
 
-fn litebox(setup: &Setup, kernel: &Path, cpu: &str, mode: Mode) -> Result<Run> {
+fn litebox(setup: &Setup, kernel: &Path, cpu: &str, mode: Mode, emulated: bool) -> Result<Run> {
     let program = setup.program.as_os_str();
     let mut words: Vec<OsString> = ["xtask", "run-snp", "--platform", "vm"].map(OsString::from).to_vec();
     words.push(program.to_owned());
@@ -144,10 +165,16 @@ fn litebox(setup: &Setup, kernel: &Path, cpu: &str, mode: Mode) -> Result<Run> {
     let root = Some(workload.image.path.clone());
     let mut machine = run::machine(kernel.to_owned(), setup.accelerator, MEMORY, root);
     machine.cpu = cpu.to_owned();
+    let payload = if emulated {
+        run::emulated(&mut machine)?;
+        igvm::launch_image(kernel, &manifest)?
+    } else {
+        manifest
+    };
     let outcome = launch(&LaunchSpec {
         qemu: setup.qemu.clone(),
         machine,
-        payload: manifest,
+        payload,
         stdin: Input::Bytes(Vec::new()),
         stdout: Output::Capture,
         stderr: Output::Capture,
@@ -173,7 +200,9 @@ fn litebox(setup: &Setup, kernel: &Path, cpu: &str, mode: Mode) -> Result<Run> {
     ensure!(said.lines().next() == Some(FIRST_LINE), "its output does not begin with the first line");
     let first_line = outcome.timing.first_line.context("its first line did not arrive")?;
     let end = outcome.timing.verdict.unwrap_or(outcome.timing.total);
-    Ok((first_line, end.saturating_sub(first_line), said))
+    let report = outcome.emulator.lines().last().unwrap_or_default();
+    let exits = serde_json::from_str(report).ok().and_then(|report| emulated::exits(&report));
+    Ok(Run { first_line, measured: end.saturating_sub(first_line), output: said, exits })
 }
 
 /// Kills QEMU when it goes out of scope.
@@ -248,7 +277,8 @@ fn run_linux(setup: &Setup, linux: &Linux, cpu: &str, mode: Mode) -> Result<Run>
         let _ = stderr.read_to_string(&mut errors);
         bail!("the program's first line did not arrive; console and QEMU said:\n{output}{errors}");
     };
-    Ok((first, end.unwrap_or(first).saturating_sub(first), output))
+    let measured = end.unwrap_or(first).saturating_sub(first);
+    Ok(Run { first_line: first, measured, output, exits: None })
 }
 
 #[cfg(test)]

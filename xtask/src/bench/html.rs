@@ -269,6 +269,13 @@ fn table(out: &mut String, comparison: &Comparison, pairs: &[Pair<'_>]) {
     for pair in pairs {
         row(&format!("{}{}", pair.name, if pair.kernel { "" } else { " *" }), pair.litebox, pair.linux);
     }
+    if let Some(both) = comparison.exits() {
+        let [ours, linux] = both.map(|exits| exits.map_or_else(|| "–".to_owned(), |n| n.to_string()));
+        let _ = write!(
+            out,
+            "<tr><td>exits of a run with one line</td><td>{ours}</td><td>{linux}</td><td></td></tr>"
+        );
+    }
     out.push_str("</tbody></table></section>");
 }
 

@@ -19,6 +19,8 @@ pub struct Linux {
     pub package: String,
     /// The ELF kernel.
     pub kernel: PathBuf,
+    /// The same as it comes, which an SNP guest starts with.
+    pub image: PathBuf,
     /// The archive with the program as `/init`.
     pub initramfs: PathBuf,
     /// `CONFIG_HZ`: timer interrupts per second.
@@ -37,7 +39,8 @@ pub fn prepare(program: &Path) -> Result<Linux> {
     let program = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
     fs::write(&initramfs, initramfs_of(&program)).context("cannot write the initramfs")?;
     let hz = hz(&config).context("the kernel's configuration does not say CONFIG_HZ")?;
-    Ok(Linux { kernel: kernel.vmlinux()?, package: kernel.package, initramfs, hz })
+    let image = kernel.dir.join("bzImage");
+    Ok(Linux { kernel: kernel.vmlinux()?, image, package: kernel.package, initramfs, hz })
 }
 
 impl Drop for Linux {
@@ -50,7 +53,16 @@ impl Drop for Linux {
 impl Linux {
     /// The kernel's command line; what follows `--` is the program's.
     pub fn command_line(&self, tsc_khz: Option<u64>, arguments: &str) -> String {
-        let mut words = TUNED.to_owned();
+        self.words(&format!("{TUNED} {NO_BOUNCING}"), tsc_khz, arguments)
+    }
+
+    /// The same for an SNP guest, which needs memory that is shared with devices.
+    pub fn command_line_snp(&self, tsc_khz: Option<u64>, arguments: &str) -> String {
+        self.words(TUNED, tsc_khz, arguments)
+    }
+
+    fn words(&self, tuned: &str, tsc_khz: Option<u64>, arguments: &str) -> String {
+        let mut words = tuned.to_owned();
         if let Some(khz) = tsc_khz {
             // A loop of the delay calibration is a cycle of the TSC.
             words += &format!(" tsc_early_khz={khz} lpj={}", khz.saturating_mul(1000) / self.hz);
@@ -64,8 +76,11 @@ impl Linux {
 
 /// All that makes it start sooner or run faster.
 const TUNED: &str = "console=ttyS0 quiet panic=-1 reboot=t nokaslr tsc=reliable no_timer_check pci=off mitigations=off nopti \
-    no5lvl audit=0 apparmor=0 init_on_alloc=0 nowatchdog nmi_watchdog=0 swiotlb=noforce cgroup_disable=memory loglevel=0 \
+    no5lvl audit=0 apparmor=0 init_on_alloc=0 nowatchdog nmi_watchdog=0 cgroup_disable=memory loglevel=0 \
     random.trust_cpu=on cryptomgr.notests rcupdate.rcu_expedited=1";
+
+/// No memory for devices that cannot reach all of it.
+const NO_BOUNCING: &str = "swiotlb=noforce";
 
 /// The archive that Linux unpacks as its root.
 fn initramfs_of(program: &[u8]) -> Vec<u8> {
@@ -98,10 +113,17 @@ mod tests {
 
     #[test]
     fn loops_per_jiffy_follow_from_the_clock() {
-        let linux =
-            Linux { package: "p".into(), kernel: "/k".into(), initramfs: "/nowhere/i".into(), hz: 250 };
+        let linux = Linux {
+            package: "p".into(),
+            kernel: "/k".into(),
+            image: "/b".into(),
+            initramfs: "/nowhere/i".into(),
+            hz: 250,
+        };
         let line = linux.command_line(Some(2_000_000), "first-line");
         assert!(line.ends_with(" tsc_early_khz=2000000 lpj=8000000 -- first-line"), "{line}");
         assert!(!linux.command_line(None, "").contains("--"));
+        assert!(linux.command_line(None, "").contains("swiotlb"));
+        assert!(!linux.command_line_snp(None, "").contains("swiotlb"));
     }
 }
