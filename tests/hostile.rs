@@ -101,7 +101,8 @@ fn what_is_used_up_ends_the_program_at_most() {
         return;
     }
     let mut suite = Suite::new("exhaustion");
-    let run = |args: &[&str]| Program::elf(&elf).args(args).options(["--memory", "64M"]);
+    // `crumbs` makes sixteen thousand areas, which takes a minute on a busy host.
+    let run = |args: &[&str]| Program::elf(&elf).args(args).options(["--memory", "64M"]).timeout(300);
     for (what, status, stdout) in [
         ("pipes", 137, ""),
         ("areas", 0, "many areas, maps shows them\n"),
