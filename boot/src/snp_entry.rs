@@ -152,7 +152,7 @@ fn prepare(block_address: u64, entry_tsc: u64) -> Result<BootInfo, Violation> {
     // Only VMPL0 may take permissions away from VMPL1; ours has none to lose.
     const VMPL1_NOTHING: u64 = 1;
     if CPU.rmpadjust(KERNEL_BASE + block_address, PageSize::Small, VMPL1_NOTHING) != 0 {
-        return Err(Violation::Vmpl);
+        return Err(if secrets.svsm { Violation::Svsm } else { Violation::Vmpl });
     }
     let map = MemoryMap::parse(&*map_page)?;
     if map.holding(&block.launched()).is_none() {

@@ -121,6 +121,9 @@ impl Cpu for Kernel {
             // SAFETY: RIP and RFLAGS were just checked; the active address space is the thread's; interrupts are off in the kernel.
             let reason = unsafe { entry::run_user(registers) };
             if reason != snp::VC {
+                if reason < trap::EXTERNAL_BASE.into() && reason != trap::PAGE_FAULT {
+                    snp::check_user_exception(reason, registers);
+                }
                 return trap::user_exit(reason);
             }
             if let Some(exit) = snp::user_exception(registers, PerCpu::get().error_code()) {

@@ -3,11 +3,12 @@
 //! Nothing here is reached in a plain VM. Invariant: a page is validated once: launched pages by the launch, the zeroed data by the entry code, tables made while
 //! booting by [`accept_early`], all other memory by [`accept`], which the pool calls once for each range.
 
-use crate::cpu::cpuid;
-use crate::cpu::features;
+use crate::clock;
+use crate::cpu::trap::EXTERNAL_BASE;
+use crate::cpu::{cpuid, features, fpu};
 use crate::host::{Cpu, HOST};
 use crate::mm::kernel_map;
-use crate::mm::layout::{DIRECT_MAP, SHARED_MAP};
+use crate::mm::layout::{DIRECT_MAP, SHARED_MAP, c_bit};
 use crate::mm::user_access;
 use boot::{CPU, KERNEL_BASE};
 use core::ops::Range;
@@ -15,6 +16,7 @@ use core::ptr::NonNull;
 use litebox_core::platform::{Exception, PAGE_SIZE, Registers, UserExit};
 use platform_snp::dma::DmaRegion;
 use platform_snp::host::ghcb::GhcbHost;
+use platform_snp::snp::exception::{Evidence, INSTRUCTION, Intercepted, intercepted, is_genuine};
 use platform_snp::snp::ghcb::Ghcb;
 use platform_snp::snp::instructions::PageSize;
 use platform_snp::snp::page_state::{self, Private, Unaccepted};
@@ -22,8 +24,9 @@ use platform_snp::snp::{Instructions, Violation, msr_protocol};
 
 /// The vector of #VC.
 pub const VC: u64 = 29;
-/// Error codes of #VC: exit codes (AMD APM volume 2, appendix C).
-const CPUID: u64 = 0x72;
+/// The vector of NMI.
+const NMI: u64 = 2;
+/// Error code of #VC: a nested page fault on memory that is not validated (AMD APM volume 2, 15.36.10).
 const NOT_VALIDATED: u64 = 0x404;
 
 /// Whether this is an SNP guest, with its GHCB set up.
@@ -94,14 +97,46 @@ pub unsafe fn share(base: NonNull<u8>, pages: usize) -> Option<NonNull<u8>> {
     NonNull::new((SHARED_MAP + gpa) as *mut u8)
 }
 
+/// The user's code: the bytes at RIP, and the two in front of it.
+struct Code {
+    at: [u8; INSTRUCTION],
+    len: usize,
+    before: [u8; 2],
+}
+
+impl Code {
+    fn read(rip: u64) -> Code {
+        let mut code = Code { at: [0; INSTRUCTION], len: 0, before: [0; 2] };
+        code.len = user_access::copy_from_user(rip as usize, &mut code.at);
+        user_access::copy_from_user(rip.wrapping_sub(2) as usize, &mut code.before);
+        code
+    }
+
+    fn at(&self) -> &[u8] {
+        self.at.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// Ends the guest if its user mode took an exception that it cannot have caused.
+pub fn check_user_exception(vector: u64, registers: &Registers) {
+    if !active() {
+        return;
+    }
+    let code = Code::read(registers.rip);
+    let (x87_status, mxcsr) = fpu::status();
+    if !is_genuine(vector, Evidence { at: code.at(), before: code.before, x87_status, mxcsr }) {
+        terminate(if vector == NMI { Violation::BadInterrupt } else { Violation::BadException });
+    }
+}
+
 /// What to do about a #VC that ring 3 caused: go on, or end like this.
 ///
-/// The instruction is looked at before the error code is believed: a host can inject #VC with any (WeSee, CVE-2024-25742).
+/// The instruction is looked at before the error code is believed: a host can inject #VC with any.
 pub fn user_exception(registers: &mut Registers, error: u64) -> Option<UserExit> {
-    let mut opcode = [0; 2];
-    let read = user_access::copy_from_user(registers.rip as usize, &mut opcode);
-    match error {
-        CPUID if read == 2 && opcode == [0x0f, 0xa2] => {
+    let code = Code::read(registers.rip);
+    let (what, len) = check(intercepted(error, code.at()));
+    match what {
+        Intercepted::Cpuid => {
             let xcr0 = if features::get().xsave { features::get().xcr0 } else { 1 };
             let result =
                 cpuid::for_user(registers.rax as u32, registers.rcx as u32, xcr0, features::get().xsave);
@@ -109,17 +144,31 @@ pub fn user_exception(registers: &mut Registers, error: u64) -> Option<UserExit>
             registers.rbx = result.ebx.into();
             registers.rcx = result.ecx.into();
             registers.rdx = result.edx.into();
-            registers.rip += 2;
-            None
         }
-        NOT_VALIDATED => terminate(Violation::MemoryLost),
-        CPUID => terminate(Violation::InjectedVc),
-        // Port accesses are #GP before they are #VC; what is left (RDPMC, DR7, MONITOR, …) is #GP or #UD on a machine that does not offer it.
-        _ => Some(UserExit::Exception(Exception::Protection)),
+        Intercepted::Rdtsc | Intercepted::Rdtscp => {
+            let now = clock::tsc();
+            (registers.rax, registers.rdx) = (now & 0xffff_ffff, now >> 32);
+            if what == Intercepted::Rdtscp {
+                registers.rcx = 0;
+            }
+        }
+        Intercepted::Refused => return Some(UserExit::Exception(Exception::Protection)),
+        Intercepted::Undefined => return Some(UserExit::Exception(Exception::InvalidOpcode)),
     }
+    registers.rip += len as u64;
+    None
 }
 
 /// A #VC in ring 0: nothing of ours causes one.
-pub fn kernel_exception(error: u64) -> ! {
+pub fn kernel_vc(error: u64) -> ! {
     terminate(if error == NOT_VALIDATED { Violation::MemoryLost } else { Violation::InjectedVc })
+}
+
+/// Ends an SNP guest for a trap in ring 0 that nothing of ours expects: a host can inject any vector, also where interrupts are off. In a plain VM it
+/// is a bug, and this returns.
+pub fn kernel_exception(vector: u64) {
+    if c_bit() != 0 {
+        let interrupt = vector == NMI || vector >= u64::from(EXTERNAL_BASE);
+        terminate(if interrupt { Violation::BadInterrupt } else { Violation::BadException });
+    }
 }

@@ -23,6 +23,14 @@ pub fn init() {
     }
 }
 
+/// The x87 status word and MXCSR, as user mode left them.
+pub fn status() -> (u16, u32) {
+    let (mut x87, mut mxcsr) = (0u16, 0u32);
+    // SAFETY: store two registers, and change and wait for nothing.
+    unsafe { asm!("fnstsw [{}]", "stmxcsr [{}]", in(reg) &mut x87, in(reg) &mut mxcsr, options(nostack)) };
+    (x87, mxcsr)
+}
+
 /// Bytes of a save area.
 pub fn size() -> usize {
     AREA_SIZE.load(Ordering::Relaxed)

@@ -34,7 +34,9 @@ pub struct TrapFrame {
 const DEBUG: u64 = 1;
 const NMI: u64 = 2;
 const NOT_PRESENT: u64 = 11;
-const PAGE_FAULT: u64 = 14;
+/// The vector of #PF.
+pub const PAGE_FAULT: u64 = 14;
+const INTERRUPT_FLAG: u64 = 1 << 9;
 
 /// Translates the reason that [`entry::run_user`] gave. Interrupts are handled on the way.
 pub fn user_exit(reason: u64) -> UserExit {
@@ -95,14 +97,17 @@ fn interrupt(vector: u8) {
 pub extern "C" fn kernel_trap(frame: &mut TrapFrame) {
     match frame.vector {
         // An NMI asks for nothing that we have. It may have come before `swapgs`: nothing here goes through GS.
-        NMI => return,
+        NMI => {
+            crate::snp::kernel_exception(NMI);
+            return;
+        }
         vector if vector >= u64::from(EXTERNAL_BASE) => {
             // IF is on in the idle loop only, where GS is the kernel's.
-            if PerCpu::get().idle.get() {
+            if frame.rflags & INTERRUPT_FLAG != 0 && PerCpu::get().idle.get() {
                 return interrupt(vector as u8);
             }
         }
-        VC => crate::snp::kernel_exception(frame.error_code),
+        VC => crate::snp::kernel_vc(frame.error_code),
         vector => {
             let fixup = user_access::fixup(vector, frame.rip).or_else(|| entry::iret_fixup(frame.rip));
             if let Some(rip) = fixup {
@@ -117,6 +122,14 @@ pub extern "C" fn kernel_trap(frame: &mut TrapFrame) {
                 )
             }
         }
+    }
+    crate::snp::kernel_exception(frame.vector);
+    if frame.vector >= u64::from(EXTERNAL_BASE) {
+        let vector = frame.vector;
+        crate::power::attack(
+            Attack::BadInterrupt,
+            format_args!("vector {vector:#x} came while interrupts were off"),
+        )
     }
     panic!(
         "trap {} in the kernel: error {:#x}, rip {:#x}, rsp {:#x}, cr2 {:#x}",

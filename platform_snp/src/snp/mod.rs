@@ -4,6 +4,7 @@
 //! wrong is a [`Violation`]: the host did what an honest one cannot, and the guest ends with a reason code of its own.
 
 pub mod cpuid_page;
+pub mod exception;
 pub mod ghcb;
 pub mod instructions;
 pub mod launch;

@@ -4,6 +4,55 @@
 //! the state before: `Unaccepted → Private`, `Private → Shared`, `Shared → Private`. Validating a page twice cannot be written down; that PVALIDATE
 //! finds a page validated already (CF = 1) therefore means that the host put other memory there, and ends the guest.
 //!
+//! What must not be does not compile. A page cannot be accepted twice, since the first time used its state up:
+//!
+//! ```compile_fail,E0382
+//! use platform_snp::snp::page_state::{Unaccepted, accept};
+//! use platform_snp::snp::{Instructions, Violation, ghcb::Ghcb};
+//! fn twice<I: Instructions>(host: &Ghcb<I>, pages: Unaccepted) -> Result<(), Violation> {
+//!     accept(host, pages, &|at| at)?;
+//!     accept(host, pages, &|at| at)?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Nor can one that was never accepted be given to the host as if it were the guest's, nor a private page be taken from the host:
+//!
+//! ```compile_fail,E0308
+//! use platform_snp::snp::page_state::{Shared, Unaccepted, share};
+//! use platform_snp::snp::{Instructions, Violation, ghcb::Ghcb};
+//! fn early<I: Instructions>(host: &Ghcb<I>, pages: Unaccepted) -> Result<Shared, Violation> {
+//!     share(host, pages, &|at| at)
+//! }
+//! ```
+//!
+//! ```compile_fail,E0308
+//! use platform_snp::snp::page_state::{Private, unshare};
+//! use platform_snp::snp::{Instructions, Violation, ghcb::Ghcb};
+//! fn mine<I: Instructions>(host: &Ghcb<I>, pages: Private) -> Result<Private, Violation> {
+//!     unshare(host, pages, &|at| at)
+//! }
+//! ```
+//!
+//! Nor can safe code make up a state:
+//!
+//! ```compile_fail,E0133
+//! let pages = platform_snp::snp::page_state::Unaccepted::new(0..4096);
+//! ```
+//!
+//! What may be does:
+//!
+//! ```
+//! use platform_snp::snp::page_state::{Private, Unaccepted, accept, share, unshare};
+//! use platform_snp::snp::{Instructions, Violation, ghcb::Ghcb};
+//! fn round<I: Instructions>(host: &Ghcb<I>, pages: Unaccepted) -> Result<Private, Violation> {
+//!     let map = |at| at;
+//!     let private = accept(host, pages, &map)?;
+//!     let shared = share(host, private, &map)?;
+//!     unshare(host, shared, &map)
+//! }
+//! ```
+//!
 //! Source: AMD APM volume 2, 15.36.6 (page states); GHCB specification, section 4.1.6.
 
 use super::ghcb::Ghcb;

@@ -7,6 +7,8 @@ use super::Violation;
 /// Bytes of a message key.
 pub const KEY: usize = 32;
 const VMPCK: usize = 0x20;
+/// Bytes of the SVSM that holds VMPL0; 0 where there is none.
+const SVSM_SIZE: usize = 0x148;
 const TSC_FACTOR: usize = 0x160;
 
 /// What is kept.
@@ -15,6 +17,8 @@ pub struct Secrets {
     pub vmpck0: [u8; KEY],
     /// Parts in 100,000 by which the TSC is slower than it says.
     pub tsc_factor: u32,
+    /// An SVSM says that it is there.
+    pub svsm: bool,
 }
 
 impl Secrets {
@@ -28,6 +32,7 @@ impl Secrets {
         vmpck0.copy_from_slice(&page[VMPCK..VMPCK + KEY]);
         let mut factor = [0; 4];
         factor.copy_from_slice(&page[TSC_FACTOR..TSC_FACTOR + 4]);
+        let svsm = page[SVSM_SIZE..SVSM_SIZE + 8] != [0; 8];
         for byte in page.iter_mut() {
             // SAFETY: a reference is valid to write through; volatile, so that wiping is not optimised away.
             unsafe { core::ptr::from_mut(byte).write_volatile(0) };
@@ -36,7 +41,7 @@ impl Secrets {
         if !(2..=16).contains(&version) || vmpck0 == [0; KEY] {
             return Err(Violation::SecretsPage);
         }
-        Ok(Secrets { vmpck0, tsc_factor: u32::from_le_bytes(factor) })
+        Ok(Secrets { vmpck0, tsc_factor: u32::from_le_bytes(factor), svsm })
     }
 }
 
@@ -50,6 +55,7 @@ mod tests {
         page[..4].copy_from_slice(&3u32.to_le_bytes());
         let secrets = Secrets::take(&mut page).unwrap();
         assert_eq!(secrets.vmpck0, [0x5a; 32]);
+        assert!(secrets.svsm);
         assert_eq!(page, [0; 4096]);
         assert_eq!(Secrets::take(&mut page).err(), Some(Violation::SecretsPage));
     }

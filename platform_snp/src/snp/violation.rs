@@ -1,6 +1,6 @@
 //! What a host can do that an honest one does not, as reason codes of the guest's end.
 //!
-//! Sent as the GHCB MSR's termination request (GHCB specification, section 2.3.1, 0x100) with reason set [`REASON_SET`]; `docs/threat-model.md` says what
+//! Sent as the GHCB MSR's termination request (GHCB specification, section 2.3.1, 0x100) with reason set [`REASON_SET`]; `docs/design.md` says what
 //! each means. The numbers are an interface to launchers and stay as they are.
 
 use super::msr_protocol::Request;
@@ -49,7 +49,7 @@ pub enum Violation {
     InjectedVc = 0x11,
     /// Private memory was not validated, or not any more.
     MemoryLost = 0x12,
-    /// An interrupt outside the allow-list.
+    /// An interrupt outside the allow-list, at a time when there is none, or an NMI.
     BadInterrupt = 0x13,
     /// A device broke the rules.
     BadDevice = 0x14,
@@ -61,6 +61,10 @@ pub enum Violation {
     Bug = 0x17,
     /// The PSP's answer was forged, replayed or dropped.
     PspAnswer = 0x18,
+    /// An exception that no instruction of ring 3's caused, or any in the kernel: injected, or a kernel bug.
+    BadException = 0x19,
+    /// Not at VMPL0, but below an SVSM, which this kernel does not speak to.
+    Svsm = 0x1a,
 }
 
 impl Violation {
@@ -95,7 +99,33 @@ impl Violation {
             Self::ImageTampered => "the workload's image was changed",
             Self::LaunchBlock => "the launch block is not one",
             Self::Bug => "kernel bug",
+            Self::BadException => "an exception that nothing of the guest's caused",
+            Self::Svsm => "an SVSM is at VMPL0, which this kernel does not speak to",
             Self::PspAnswer => "the PSP's answer was forged, replayed or dropped",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_documented() {
+        let (source, design) = (include_str!("violation.rs"), include_str!("../../../docs/design.md"));
+        let codes: Vec<_> = source
+            .lines()
+            .filter_map(|line| line.strip_prefix("    ")?.strip_suffix(',')?.split_once(" = 0x"))
+            .collect();
+        assert!(codes.len() > 20 && codes.contains(&("BadException", "19")));
+        for (name, code) in codes {
+            assert!(design.contains(&format!("| 0x{code} | `{name}` | ")), "{name} is not in docs/design.md");
+        }
+    }
+
+    #[test]
+    fn a_reason_is_a_termination_request() {
+        assert_eq!(u64::from(Violation::BadException.request()), 0x19_b100);
+        assert!(!Violation::BadException.words().is_empty());
     }
 }
