@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use litebox_igvm::profile::HostProfile;
 
 use crate::emulate::arguments::Emulate;
-use crate::igvm::arguments::{BuildIgvm, Inspect, Measure};
+use crate::igvm::arguments::{BuildIgvm, Inspect, Measure, vmm};
 use crate::machine::Bus;
-use crate::snp_host::vmm::Vmm;
 use crate::workload::arguments::Program;
 
 /// Run one Linux program alone in a virtual machine, and what belongs to that.
@@ -81,8 +81,8 @@ pub struct Run {
     #[arg(long)]
     pub print_command: bool,
     /// The VMM of that command
-    #[arg(long, value_enum, default_value_t, requires = "print_command")]
-    pub vmm: Vmm,
+    #[arg(long, value_name = "VMM", default_value = "qemu", value_parser = vmm(), requires = "print_command")]
+    pub host: HostProfile,
     /// Show the kernel's log on stderr
     #[arg(short, long)]
     pub verbose: bool,

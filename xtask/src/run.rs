@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+use litebox_igvm::profile::HostProfile;
 use serde::Serialize;
 
 use crate::cli::{Accel, Platform, Run};
 use crate::launch::{Ending, Input, LaunchSpec, Outcome, Output, launch};
 use crate::machine::{Accelerator, Boot, Bus, Machine, SNP_CPU, Streams};
 use crate::protocol::status;
-use crate::snp_host::vmm::{self, Vmm};
+use crate::snp_host::vmm;
 use crate::workload::manifest::{Session, manifest};
 use crate::{accel, host, igvm, kernel, qemu, snp_host, workload};
 
@@ -237,17 +238,17 @@ fn print_command(args: &Run) -> Result<(), Failure> {
     machine.cpu = SNP_CPU.into();
     let options = machine.command_line();
     let guest = vmm::Guest { igvm: &igvm, image: &image, memory: args.memory, options: &options };
-    let words = match args.vmm {
-        Vmm::Qemu => {
+    let words = match args.host {
+        HostProfile::CloudHypervisor => vmm::cloud_hypervisor(&guest),
+        HostProfile::OpenVmm => vmm::openvmm(&guest),
+        _ => {
             let mut words = vec![qemu::NAME.into()];
             words.extend(machine.arguments(&Streams::by_hand(igvm.clone()), false));
             words
         }
-        Vmm::CloudHypervisor => vmm::cloud_hypervisor(&guest),
-        Vmm::Openvmm => vmm::openvmm(&guest),
     };
     complain("this command has never been tried on SNP silicon");
-    if let Some(lack) = vmm::lack(args.vmm) {
+    if let Some(lack) = vmm::lack(args.host) {
         complain(lack);
     }
     // A closed pipe is the reader's choice.

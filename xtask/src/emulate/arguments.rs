@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, ValueEnum};
+use litebox_igvm::profile::HostProfile;
 
 use crate::cli::{Accel, seconds, size};
+use crate::igvm::arguments::vmm;
 
 /// What `emulate` takes.
 #[derive(Debug, Args)]
@@ -28,8 +30,8 @@ pub struct Emulate {
     #[arg(long, value_name = "WORDS", conflicts_with = "igvm", default_value = "console=ttyS0 panic=-1", value_parser = one_line)]
     pub append: String,
     /// The VMM whose rules hold
-    #[arg(long, value_enum, default_value_t = Host::Qemu)]
-    pub host: Host,
+    #[arg(long, value_name = "VMM", default_value = "qemu", value_parser = vmm())]
+    pub host: HostProfile,
     /// The guest's CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=CPUS_MAX))]
     pub cpus: u32,
@@ -69,28 +71,6 @@ pub struct Emulate {
     /// What executes the emulator; `auto` is tcg, since nested SVM under KVM is less tried
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub accel: Accel,
-}
-
-/// A VMM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Host {
-    /// QEMU with KVM
-    Qemu,
-    /// OpenVMM
-    Openvmm,
-    /// Cloud Hypervisor
-    CloudHypervisor,
-}
-
-impl Host {
-    /// Its name, as on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Qemu => "qemu",
-            Self::Openvmm => "openvmm",
-            Self::CloudHypervisor => "cloud-hypervisor",
-        }
-    }
 }
 
 /// CPUs that the emulator has room for.

@@ -26,7 +26,7 @@ pub struct BuildIgvm {
     #[arg(short = 'o', long = "output", value_name = "FILE.igvm")]
     pub output: PathBuf,
     /// The VMM that shall launch it, whose rules it must keep
-    #[arg(long, value_name = "HOST", default_value = "qemu", value_parser = host())]
+    #[arg(long, value_name = "VMM", default_value = "qemu", value_parser = vmm())]
     pub host: HostProfile,
     /// The guest policy
     #[arg(long, default_value = "default")]
@@ -113,9 +113,17 @@ fn identifier(text: &str) -> Result<[u8; 16], String> {
 }
 
 /// Every host that is known, by its name.
-pub fn host() -> impl TypedValueParser<Value = HostProfile> {
-    PossibleValuesParser::new(HostProfile::ALL.map(HostProfile::name))
-        .try_map(|name| HostProfile::from_name(&name).ok_or("unknown host"))
+fn host() -> impl TypedValueParser<Value = HostProfile> {
+    named(HostProfile::ALL.map(HostProfile::name))
+}
+
+/// The hosts that are VMMs.
+pub fn vmm() -> impl TypedValueParser<Value = HostProfile> {
+    named([HostProfile::Qemu, HostProfile::CloudHypervisor, HostProfile::OpenVmm].map(HostProfile::name))
+}
+
+fn named<const N: usize>(names: [&'static str; N]) -> impl TypedValueParser<Value = HostProfile> {
+    PossibleValuesParser::new(names).try_map(|name| HostProfile::from_name(&name).ok_or("unknown host"))
 }
 
 fn signature(text: &str) -> Result<u32, String> {

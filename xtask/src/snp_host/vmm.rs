@@ -7,19 +7,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::ValueEnum;
-
-/// A VMM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Vmm {
-    /// QEMU on KVM
-    #[default]
-    Qemu,
-    /// Cloud Hypervisor on KVM, built with its features kvm, igvm, sev_snp and fw_cfg
-    CloudHypervisor,
-    /// OpenVMM on KVM
-    Openvmm,
-}
+use litebox_igvm::profile::HostProfile;
 
 /// A guest.
 #[derive(Clone, Copy, Debug)]
@@ -90,16 +78,16 @@ pub fn openvmm(guest: &Guest<'_>) -> Vec<OsString> {
 }
 
 /// What keeps the guest from running to its end under a VMM, in words.
-pub const fn lack(vmm: Vmm) -> Option<&'static str> {
+pub const fn lack(vmm: HostProfile) -> Option<&'static str> {
     match vmm {
-        Vmm::Qemu => None,
-        Vmm::CloudHypervisor => Some(
+        HostProfile::CloudHypervisor => Some(
             "Cloud Hypervisor has no virtio console with several ports: the guest's streams have nowhere to go",
         ),
-        Vmm::Openvmm => Some(
+        HostProfile::OpenVmm => Some(
             "OpenVMM has neither fw_cfg, where the kernel looks for its options, nor a virtio console with several ports: it launches and measures the file, and \
              the kernel then stops and says what is missing",
         ),
+        _ => None,
     }
 }
 

@@ -266,7 +266,7 @@ fn host_facts(host: HostProfile, plan: &Plan<'_>) -> HostFacts {
 mod tests {
     use super::*;
     use crate::igvm::image::tests::{image, kernel};
-    use litebox_igvm::format::seal;
+    use litebox_igvm::format::{FileBuilder, Platform, RequiredMemory, seal};
     use proptest::prelude::*;
 
     fn manifest() -> Vec<u8> {
@@ -311,6 +311,35 @@ mod tests {
         let kernel = kernel();
         let facts = Facts::of(&image(&kernel, b"litebox\0").build().unwrap()).unwrap();
         assert_eq!(facts.manifest.unwrap_err(), "not readable: cut off");
+    }
+
+    #[test]
+    fn files_of_others_are_described_without_a_manifest() {
+        let page = [7; 4096];
+        let mut file = FileBuilder::new(Revision::V1);
+        let platform = Platform { platform_type: PlatformType::Tdx, ..Platform::sev_snp(2) };
+        file.platform(platform);
+        file.page(2, 0x1000, &page).page(2, 0x2000, &page).page(2, 0x3000, &[0; 4096]);
+        file.directive(Directive::RequiredMemory(RequiredMemory {
+            gpa: 0x10_0000,
+            compatibility_mask: 2,
+            size: 0x4000,
+            vtl2_protectable: false,
+        }));
+        let facts = Facts::of(&file.write().unwrap()).unwrap();
+        let found: Vec<_> =
+            facts.regions.iter().map(|region| (region.start, region.pages, region.treatment)).collect();
+        let expected = [
+            (0x1000, 2, Treatment::Measured),
+            (0x3000, 1, Treatment::Zero),
+            (0x10_0000, 4, Treatment::NotLaunched),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!((facts.platform.as_str(), facts.policy, facts.cpus.len()), ("Intel TDX", None, 0));
+        assert!(facts.manifest.unwrap_err().contains("not of our making"));
+        for host in facts.hosts {
+            assert!(host.launch_digest.is_none() && host.refusals[0].contains("no SEV-SNP platform"));
+        }
     }
 
     proptest! {
