@@ -46,7 +46,7 @@ pub enum LoadOp<'a> {
         gpa: u64,
         /// Which CPU.
         vp_index: u16,
-        /// Its registers, see [`Vmsa`](crate::vmsa::Vmsa).
+        /// Its registers, see [`Vmsa`].
         vmsa: &'a [u8; PAGE_SIZE],
     },
     /// A page that the host can see; not measured.

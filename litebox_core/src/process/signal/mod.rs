@@ -1,6 +1,6 @@
 //! Signals: dispositions, masks, what is pending, and what happens by default (`signal(7)`).
 //!
-//! [`info`] has what waits, [`send`] who gets it, [`deliver`] what happens on the way to user mode, [`frame`] how a handler is entered and left, [`fault`] what
+//! `info` has what waits, `send` who gets it, `deliver` what happens on the way to user mode, `frame` how a handler is entered and left, `fault` what
 //! user mode's own mistakes become.
 //!
 //! Locks: a process's signals before a thread's, and nothing else under either. Nothing is woken and nothing copied under them.
