@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use litebox_igvm::profile::HostProfile;
 
+use crate::conformance::Conformance;
 use crate::emulate::arguments::Emulate;
 use crate::igvm::arguments::{BuildIgvm, Inspect, Measure, vmm};
 use crate::machine::Bus;
@@ -39,6 +40,8 @@ pub enum Task {
     Measure(Measure),
     /// Explain an IGVM file: what lies where, what is measured, what is to run, who would refuse it
     Inspect(Inspect),
+    /// Check the SNP emulator, or any other host, with a guest that tries everything that AMD's manuals promise
+    Conformance(Conformance),
     /// Fetch Debian's cloud kernel, for `emulate --linux`, and print the directory it is in
     FetchLinux(FetchLinux),
     /// Say what this host can do and what to install

@@ -5,6 +5,7 @@ mod app;
 mod bench;
 mod boot_rom;
 mod cli;
+mod conformance;
 mod debian;
 mod doctor;
 mod emulate;
@@ -43,6 +44,7 @@ fn main() {
         cli::Task::BuildIgvm(args) => igvm::build_igvm(&args),
         cli::Task::Measure(args) => igvm::measure(&args),
         cli::Task::Inspect(args) => igvm::inspect(&args),
+        cli::Task::Conformance(args) => conformance::conformance(&args),
         cli::Task::FetchLinux(args) => debian::fetch_linux(&args),
         cli::Task::Doctor(args) => doctor::doctor(&args),
         cli::Task::Test(args) => test::test(&args),

@@ -33,8 +33,10 @@ const TRANSLATOR: [u32; 3] = [0x5447_4354, 0x4354_4743, 0x4743_5447];
 
 /// The leaf of memory encryption.
 pub const SEV: u32 = 0x8000_001f;
-/// SME, SEV and below: SEV, ES, SNP; bit 1 is SEV.
-const SEV_FEATURES: u32 = 0x1a;
+/// EAX of it: SEV, SEV-ES, SNP, VMPLs, RMPQUERY.
+const SEV_FEATURES: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6;
+/// EBX of it beside the C-bit: one bit of physical addresses is lost, there are four VMPLs.
+const SEV_ADDRESSES: u32 = 1 << 6 | 4 << 12;
 
 impl CpuidTable {
     /// Made of the CPU underneath. `cpus` are in the guest, numbered like their APIC ids.
@@ -98,7 +100,7 @@ impl CpuidTable {
                 0x8000_0001 => *ecx &= !(1 << 2),
                 // 48 bits of virtual address; the physical ones stop below the C-bit.
                 0x8000_0008 => *eax = 48 << 8 | c_bit.min(48),
-                SEV => value = [SEV_FEATURES, c_bit | 1 << 6, 16, 1],
+                SEV => value = [SEV_FEATURES, c_bit | SEV_ADDRESSES, 16, 1],
                 _ => {}
             }
             let xcr0_in = if leaf == 0xd && subleaf < 2 { 1 } else { 0 };
@@ -162,7 +164,7 @@ mod tests {
     #[test]
     fn the_leaf_of_snp_is_added() {
         let table = CpuidTable::new(|_, _| [!0; 4], 51, 2);
-        assert_eq!(table.answer(SEV, 5), [0x1a, 51 | 1 << 6, 16, 1]);
+        assert_eq!(table.answer(SEV, 5), [0x7a, 51 | 1 << 6 | 4 << 12, 16, 1]);
         assert_eq!(table.answer(0x8000_0000, 0)[0], SEV);
         assert_eq!(table.answer(1, 0)[2] & (1 << 3 | 1 << 27), 0);
         assert_eq!(table.answer(0x4000_0000, 0), [0; 4]);

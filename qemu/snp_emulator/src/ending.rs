@@ -65,6 +65,13 @@ pub enum Ending {
         /// What the page was for.
         what: &'static str,
     },
+    /// The guest told a device to use memory that is the guest's own.
+    PrivateDma {
+        /// Address.
+        gpa: u64,
+        /// Which device.
+        device: &'static str,
+    },
     /// An exit that no guest should cause.
     Unexpected {
         /// Exit code.
@@ -93,6 +100,7 @@ impl Ending {
             Self::NoMemory { .. } => "no-memory",
             Self::Undeliverable { .. } => "undeliverable-vc",
             Self::NotShared { .. } => "not-shared",
+            Self::PrivateDma { .. } => "private-dma",
             Self::Unexpected { .. } => "unexpected-exit",
             Self::Launch(_) => "launch-failed",
             Self::Limit(_) => "limit",
@@ -133,7 +141,10 @@ impl fmt::Display for Ending {
                 write!(f, "#VC({error:#x}) at {rip:#x} cannot be delivered: {}", why.words())
             }
             Self::NotShared { gpa, what } => {
-                write!(f, "the guest named {gpa:#x} as {what}, but that page is private")
+                write!(f, "the guest named {gpa:#x} as {what}, but that is no page that it shares")
+            }
+            Self::PrivateDma { gpa, device } => {
+                write!(f, "the guest told {device} to use {gpa:#x}, which is no memory that it shares")
             }
             Self::Unexpected { code, rip } => write!(f, "unexpected exit {code:#x} at {rip:#x}"),
             Self::Launch(why) => write!(f, "launch failed: {why}"),

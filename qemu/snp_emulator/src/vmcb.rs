@@ -290,6 +290,10 @@ pub mod efer {
     pub const NXE: u64 = 1 << 11;
     /// SVM.
     pub const SVME: u64 = 1 << 12;
+    /// Fast FXSAVE and FXRSTOR.
+    pub const FFXSR: u64 = 1 << 14;
+    /// What a guest may write; LMA follows from LME and paging, whatever is written.
+    pub const WRITABLE: u64 = SCE | LME | LMA | NXE | SVME | FFXSR;
 }
 
 /// General registers by their number in instruction encodings. RAX and RSP are in the [`Vmcb`]; their places here are unused.

@@ -166,7 +166,7 @@ impl Image<'_> {
 }
 
 /// Cuts bytes into pages, the last one filled with zeros.
-fn pages_of(bytes: &[u8]) -> Vec<[u8; PAGE]> {
+pub fn pages_of(bytes: &[u8]) -> Vec<[u8; PAGE]> {
     bytes
         .chunks(PAGE)
         .map(|part| {

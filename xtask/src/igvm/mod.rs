@@ -3,9 +3,9 @@
 pub mod arguments;
 mod build;
 mod built;
-mod image;
+pub mod image;
 mod inspect;
-mod kernel;
+pub mod kernel;
 mod key;
 mod manifest;
 mod measure;

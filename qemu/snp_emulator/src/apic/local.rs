@@ -380,6 +380,7 @@ impl LocalApic {
                 self.icr = value & !0x1000;
                 Some(self.command(value as u32, (value >> 32) as u32))
             }
+            EOI if value != 0 => None,
             DFR | ICR_HIGH | ID | VERSION | LDR | PPR | TIMER_CURRENT | ISR..=0x270 => None,
             _ => Some(self.write(offset, u32::try_from(value).ok()?, now)),
         }
@@ -447,6 +448,8 @@ mod tests {
         let sent = apic.write_msr(0x830, 2 << 32 | 0x608, 0).unwrap();
         assert_eq!(sent, Effect::Send(Ipi { delivery: Delivery::Startup(8), target: Target::Physical(2) }));
         assert_eq!(apic.read_msr(0x802, 0), Some(0));
+        assert_eq!(apic.write_msr(0x80b, 1, 0), None, "EOI takes zero alone");
+        assert_eq!(apic.write_msr(0x80b, 0, 0), Some(Effect::None));
     }
 
     #[test]

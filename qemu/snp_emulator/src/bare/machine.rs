@@ -183,7 +183,8 @@ pub fn permission_maps() -> (u64, u64) {
         // SAFETY: inside the two pages.
         unsafe { at.write(at.read() & !(bits << (bit % 8))) };
     };
-    own.for_each(|msr| allow(msr, 3));
+    // EFER's writes are looked at: SVME stays.
+    own.for_each(|msr| allow(msr, if msr == 0xc000_0080 { 1 } else { 3 }));
     allow(0x10, 1);
     (iopm, msrpm)
 }

@@ -269,36 +269,41 @@ impl PageStateError {
     }
 }
 
-/// A page state change, read once: index of the first entry, and the entries still to be done.
+/// A page state change, read once: index of the first entry, and the entries still to be done, in their order. Those before one that cannot be are done
+/// all the same.
 ///
 /// # Errors
-/// A header or an entry that cannot be; entries before it are not done either.
-pub fn page_state(buffer: &[u8]) -> Result<(u16, Vec<PageStateEntry>), PageStateError> {
+/// A header that cannot be.
+#[allow(clippy::type_complexity)]
+pub fn page_state(
+    buffer: &[u8],
+) -> Result<(u16, Vec<Result<PageStateEntry, PageStateError>>), PageStateError> {
     let half = |at: usize| buffer.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
     let (Some(current), Some(end)) = (half(0), half(2)) else { return Err(PageStateError::Header) };
     if usize::from(end) >= PAGE_STATE_MAX || current > end {
         return Err(PageStateError::Header);
     }
-    let mut entries = Vec::new();
-    for index in current..=end {
+    let entries = (current..=end).map(|index| {
         let at = 8 + usize::from(index) * 8;
-        let Some(b) = buffer.get(at..at + 8) else { return Err(PageStateError::Header) };
-        let entry = u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
-        let operation = match entry >> 52 & 15 {
-            1 => PageOperation::Private,
-            2 => PageOperation::Shared,
-            3 => PageOperation::Psmash,
-            4 => PageOperation::Unsmash,
-            _ => return Err(PageStateError::Entry(index)),
-        };
-        let (gpa, large, done) =
-            (entry & 0x000f_ffff_ffff_f000, entry >> 56 & 1 != 0, (entry & 0xfff) as u16);
-        if (large && (gpa % (2 << 20) != 0 || done > 512)) || (!large && done > 1) {
-            return Err(PageStateError::Entry(index));
-        }
-        entries.push(PageStateEntry { current: done, gpa, operation, large });
-    }
-    Ok((current, entries))
+        let bytes = buffer.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+        let entry = bytes.map(u64::from_le_bytes).ok_or(PageStateError::Header)?;
+        page_state_entry(entry).ok_or(PageStateError::Entry(index))
+    });
+    Ok((current, entries.collect()))
+}
+
+/// An entry; `None` for one that cannot be.
+fn page_state_entry(entry: u64) -> Option<PageStateEntry> {
+    let operation = match entry >> 52 & 15 {
+        1 => PageOperation::Private,
+        2 => PageOperation::Shared,
+        3 => PageOperation::Psmash,
+        4 => PageOperation::Unsmash,
+        _ => return None,
+    };
+    let (gpa, large, current) = (entry & 0x000f_ffff_ffff_f000, entry >> 56 & 1 != 0, (entry & 0xfff) as u16);
+    let possible = if large { gpa % (2 << 20) == 0 && current <= 512 } else { current <= 1 };
+    possible.then_some(PageStateEntry { current, gpa, operation, large })
 }
 
 #[cfg(test)]
@@ -382,10 +387,13 @@ mod tests {
         buffer[16..24].copy_from_slice(&(0x20_0000u64 | 2 << 52 | 1 << 56).to_le_bytes());
         let (first, entries) = page_state(&buffer).unwrap();
         assert_eq!((first, entries.len()), (0, 2));
-        assert!(entries[1].large && entries[1].operation == PageOperation::Shared);
+        let second = entries[1].unwrap();
+        assert!(second.large && second.operation == PageOperation::Shared);
         buffer[16] = 1;
         buffer[17] = 0x10;
-        assert_eq!(page_state(&buffer), Err(PageStateError::Entry(1)), "not aligned");
+        let (_, entries) = page_state(&buffer).unwrap();
+        assert_eq!(entries[1], Err(PageStateError::Entry(1)), "not aligned");
+        assert_eq!(entries[0].unwrap().gpa, 0x5000, "the one before is to be done");
         buffer[2] = 253;
         assert_eq!(page_state(&buffer), Err(PageStateError::Header));
     }

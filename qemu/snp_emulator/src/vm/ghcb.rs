@@ -35,8 +35,8 @@ pub(super) enum Answer {
     Exception(u64),
     /// 2: the request is malformed.
     Malformed(Malformed),
-    /// Not an answer: the CPU does something else.
-    Next(Next),
+    /// The CPU is to do something else first; 0 and this is what it finds when it goes on.
+    After(Next, u64),
 }
 
 impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
@@ -142,7 +142,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             Answer::Done(info2) => (0, info2, Next::Run),
             Answer::Exception(event) => (1, event, Next::Run),
             Answer::Malformed(why) => (2, why as u64, Next::Run),
-            Answer::Next(next) => (0, 0, next),
+            Answer::After(next, info2) => (0, info2, next),
         };
         let writer = Writer { memory: &self.memory, spa };
         writer.set(Field::ExitInfo1, info1);
@@ -214,13 +214,8 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             }
             Exit::MmioRead { gpa: at, size } => self.mmio(cpu, at, size, false, block),
             Exit::MmioWrite { gpa: at, size } => self.mmio(cpu, at, size, true, block),
-            Exit::ResetHold => match self.hold(cpu) {
-                Next::Run => Answer::Done(1),
-                next => {
-                    // Waking is what a value other than zero says.
-                    Answer::Next(next)
-                }
-            },
+            // That it was a start-up IPI that ended the wait is what a value other than zero says.
+            Exit::ResetHold => Answer::After(self.hold(cpu), 1),
             Exit::JumpTable => Answer::Malformed(Malformed::Event),
             Exit::PageState => self.page_state_change(cpu, block),
             Exit::GuestRequest { request, response } => self.guest_request(request, response, None, spa),
@@ -235,7 +230,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             Exit::RunVmpl(_) => Answer::Malformed(Malformed::Input),
             Exit::Features => Answer::Done(FEATURES),
             Exit::Terminate { set, code } => {
-                Answer::Next(Next::End(Ending::Terminated(Termination { set, code })))
+                Answer::After(Next::End(Ending::Terminated(Termination { set, code })), 0)
             }
         }
     }
@@ -266,7 +261,8 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             // Hardware refuses to run what RMPADJUST has not marked; and 2 MiB alignment is an erratum that KVM refuses.
             if !self.rmp.entry(spa).vmsa
                 || vmsa.is_multiple_of(2 << 20)
-                || features & !self.config.sev_features != 0
+                // KVM: one set of features for all CPUs of a guest.
+                || Some(features) != self.cpus.get(cpu).map(|this| this.features)
             {
                 return Answer::Malformed(Malformed::Input);
             }

@@ -3,7 +3,7 @@
 //! One vector is offered to a CPU at a time, as a virtual interrupt that it takes when it can; what it has not taken at its next exit goes back
 //! to where it came from.
 
-use super::{Machine, State};
+use super::{Cpu, Machine, State};
 use crate::apic::local::{Delivery, Effect, Ipi, Target};
 use crate::hardware::Hardware;
 use crate::memory::PhysicalMemory;
@@ -19,6 +19,16 @@ const EXCEPTION: u64 = 3;
 const SOFTWARE_INTERRUPT: u64 = 4;
 /// The real I/O APIC's registers.
 const IO_APIC: u64 = crate::apic::io::BASE;
+
+/// The vector of the exception whose delivery the last exit interrupted; it is not delivered again. Interrupts stay as they are.
+pub(super) fn take_exception(cpu: &mut Cpu) -> Option<u8> {
+    let event = cpu.redeliver;
+    let exception = event >> 31 & 1 != 0 && event >> 8 & 7 == EXCEPTION;
+    exception.then(|| {
+        cpu.redeliver = 0;
+        event as u8
+    })
+}
 
 impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
     /// Chooses what a CPU gets at its next entry.

@@ -3,6 +3,7 @@
 //! One [`Machine`] serves all CPUs, under one lock: [`Machine::enter`] before and [`Machine::exit`] after each run of a guest CPU. Exits are what
 //! hardware would do first (reverse map table, #VC), then what a host would do (GHCB requests, interrupts).
 
+mod dma;
 mod ghcb;
 mod interrupts;
 mod memory;
@@ -171,6 +172,8 @@ pub struct Machine<H, M> {
     pub policy: u64,
     /// The emulated PSP.
     pub psp: Option<Box<dyn Psp>>,
+    /// The upper half of the address of fw_cfg's next transfer.
+    fw_cfg_high: u32,
     /// TSC at the first instruction.
     pub started: u64,
 }
@@ -185,6 +188,8 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
     /// A machine without memory in it.
     pub fn new(hardware: H, memory: M, config: Config, cpus: u32, rmp: Rmp, nested: Nested) -> Self {
         let cpuid = CpuidTable::new(|leaf, subleaf| hardware.cpuid(leaf, subleaf), config.c_bit, cpus);
+        // What the host leaves in the MSR before a guest has asked for anything (GHCB specification, section 2.3.1).
+        let ghcb_msr = crate::ghcb::msr::response::sev_information(config.c_bit);
         Self {
             hardware,
             memory,
@@ -192,7 +197,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             rmp,
             map: HostMap::default(),
             nested,
-            cpus: (0..cpus).map(Cpu::new).collect(),
+            cpus: (0..cpus).map(|id| Cpu { ghcb_msr, ..Cpu::new(id) }).collect(),
             io_apic: IoApic::default(),
             cpuid,
             counters: Counters::default(),
@@ -200,6 +205,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             digest: [0; 48],
             policy: 0x3_0000,
             psp: None,
+            fw_cfg_high: 0,
             started: 0,
         }
     }
@@ -289,8 +295,6 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             }
             Some(State::Running) => {}
         }
-        // A guest may clear it; hardware keeps it in the VMSA.
-        vmcb.efer |= efer::SVME;
         vmcb.nested_cr3 = self.nested.root(vmcb.paging());
         self.offer_interrupts(cpu, vmcb);
         let Some(this) = self.cpus.get_mut(cpu) else { return Next::Stopped };
@@ -364,8 +368,15 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         }
     }
 
-    /// Delivers #VC with this error code.
+    /// Delivers #VC with this error code. It is contributory (APM volume 2, 15.35.5): while a contributory exception or a page fault was being delivered
+    /// it makes a double fault, and takes the place of any other exception, which happens again when its instruction does.
     fn vc(&mut self, cpu: usize, vmcb: &mut Vmcb, error: u64) -> Next {
+        let interrupted = self.cpus.get_mut(cpu).and_then(interrupts::take_exception);
+        match interrupted {
+            Some(8) => return Next::End(Ending::Shutdown { rip: vmcb.rip, cr2: vmcb.cr2 }),
+            Some(0 | 10..=14 | 21 | 29 | 30) => return Self::fault(vmcb, 8, Some(0)),
+            _ => {}
+        }
         *self.counters.exceptions.entry(error).or_default() += 1;
         self.trace(cpu, format_args!("#VC({error:#x}) at {:#x}, RAX {:#x}", vmcb.rip, vmcb.rax));
         let rip = vmcb.rip;
@@ -416,11 +427,15 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             | exit::RDTSCP
             | exit::RDPMC
             | exit::INVD
-            | exit::WBINVD
             | exit::MONITOR
             | exit::MWAIT
             | exit::READ_DR7
             | exit::WRITE_DR7 => self.vc(cpu, vmcb, code),
+            // QEMU 7.2 takes INVD for WBINVD.
+            exit::WBINVD => {
+                let invd = self.view().instruction(vmcb) == [0x0f, 0x08];
+                self.vc(cpu, vmcb, if invd { exit::INVD } else { exit::WBINVD })
+            }
             exit::INVLPGA | exit::VMRUN | exit::VMLOAD..=exit::SKINIT => Self::fault(vmcb, 6, None),
             exit::SHUTDOWN => Next::End(Ending::Shutdown { rip: vmcb.rip, cr2: vmcb.cr2 }),
             exit::INVALID | exit::INVALID_QEMU => Next::End(Ending::BadState),
@@ -438,9 +453,21 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
                 .any(|(other, c)| other != cpu && c.state == State::Running && !c.halted)
     }
 
+    /// WRMSR of EFER: the CPU's own affair, but for SVME, which stays set (APM volume 2, 15.35.10).
+    fn write_efer(vmcb: &mut Vmcb, value: u64) -> Next {
+        let lme_moves = (value ^ vmcb.efer) & efer::LME != 0;
+        if value & !efer::WRITABLE != 0 || (lme_moves && vmcb.paging()) {
+            return Self::fault(vmcb, 13, Some(0));
+        }
+        vmcb.efer = value & !efer::LMA | vmcb.efer & efer::LMA | efer::SVME;
+        vmcb.rip = vmcb.rip.wrapping_add(2);
+        Next::Run
+    }
+
     /// RDMSR and WRMSR that are intercepted: the GHCB MSR and SEV_STATUS are the CPU's, the rest is #VC.
     fn msr_exit(&mut self, cpu: usize, vmcb: &mut Vmcb, registers: &mut Registers) -> Next {
         const SEV_STATUS: u32 = 0xc001_0131;
+        const EFER: u32 = 0xc000_0080;
         let write = vmcb.exit_info1 & 1 != 0;
         let msr = registers.rcx() as u32;
         let Some(this) = self.cpus.get_mut(cpu) else { return Next::Stopped };
@@ -454,11 +481,98 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             // SEV, SEV-ES, SNP, and the VMSA's features from bit 3 on (APM volume 2, 15.34.10).
             (SEV_STATUS, false) => 7 | (this.features & !1) << 2,
             (SEV_STATUS, true) => return Self::fault(vmcb, 13, Some(0)),
+            (EFER, true) => return Self::write_efer(vmcb, registers.rdx() << 32 | vmcb.rax & 0xffff_ffff),
             _ => return self.vc(cpu, vmcb, exit::MSR),
         };
         vmcb.rax = value & 0xffff_ffff;
         registers.set_rdx(value >> 32);
         vmcb.rip = vmcb.rip.wrapping_add(2);
         Next::Run
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{CODE, handle_vc, machine, running};
+    use super::*;
+
+    /// An event whose delivery was interrupted by an exit: exception `vector`.
+    fn exception(vector: u64) -> u64 {
+        1 << 31 | 3 << 8 | vector
+    }
+
+    #[test]
+    fn a_fault_while_an_event_is_delivered() {
+        for (event, want) in [
+            (0, None),
+            (exception(6), None),
+            (exception(1), None),
+            (exception(13), Some(8)),
+            (exception(14), Some(8)),
+            (exception(29), Some(8)),
+        ] {
+            let mut machine = machine(0x20_0000);
+            let mut vmcb = running(&mut machine, &[0x0f, 0xa2]);
+            handle_vc(&machine);
+            vmcb.exit_interrupt_info = event;
+            machine.take_back_interrupts(0, &mut vmcb);
+            assert_eq!(machine.vc(0, &mut vmcb, exit::PAGE_NOT_VALIDATED), Next::Run);
+            match want {
+                Some(vector) => assert_eq!(vmcb.event_injection & 0xff, vector, "after {event:#x}"),
+                None => assert_eq!((vmcb.event_injection, vmcb.rip), (0, 0x9000), "after {event:#x}"),
+            }
+            machine.offer_interrupts(0, &mut vmcb);
+            assert_eq!(vmcb.event_injection & 0xff, want.unwrap_or(0), "nothing is delivered again");
+        }
+        let mut machine = machine(0x20_0000);
+        let mut vmcb = running(&mut machine, &[0x0f, 0xa2]);
+        vmcb.exit_interrupt_info = exception(8);
+        machine.take_back_interrupts(0, &mut vmcb);
+        let end = machine.vc(0, &mut vmcb, exit::PAGE_NOT_VALIDATED);
+        assert!(matches!(end, Next::End(Ending::Shutdown { .. })), "{end:?}");
+    }
+
+    #[test]
+    fn svme_stays_whatever_a_guest_writes() {
+        let mut machine = machine(0x20_0000);
+        let mut vmcb = running(&mut machine, &[0x0f, 0x30]);
+        let mut registers = Registers::default();
+        let mut write = |value: u64| {
+            (vmcb.exit_info1, vmcb.rax, vmcb.rip, vmcb.event_injection) = (1, value & 0xffff_ffff, CODE, 0);
+            registers.set_rcx(0xc000_0080);
+            registers.set_rdx(value >> 32);
+            assert_eq!(machine.msr_exit(0, &mut vmcb, &mut registers), Next::Run);
+            (vmcb.efer, vmcb.rip - CODE, vmcb.event_injection as u8)
+        };
+        assert_eq!(write(0xd01), (0x1d01, 2, 0));
+        assert_eq!(write(0x901), (0x1d01, 2, 0), "LMA is not the guest's to clear");
+        assert_eq!(write(0xc01), (0x1d01, 0, 13), "nor is LME while paging is on");
+        assert_eq!(write(1 << 40), (0x1d01, 0, 13));
+    }
+
+    #[test]
+    fn invd_is_known_by_its_bytes() {
+        for (bytes, code) in [([0x0f, 0x08], exit::INVD), ([0x0f, 0x09], exit::WBINVD)] {
+            let mut machine = machine(0x20_0000);
+            let mut vmcb = running(&mut machine, &bytes);
+            handle_vc(&machine);
+            vmcb.exit_code = exit::WBINVD;
+            assert_eq!(machine.exit(0, &mut vmcb, &mut Registers::default()), Next::Run);
+            assert_eq!(machine.memory.read_u64(vmcb.rsp), code);
+        }
+    }
+
+    #[test]
+    fn the_ghcb_msr_begins_with_the_sev_information() {
+        assert_eq!(machine(0x1_0000).cpus[0].ghcb_msr, 0x0002_0001_3300_0001);
+    }
+
+    #[test]
+    fn shared_access_to_what_is_meant_to_be_private() {
+        let mut machine = machine(0x20_0000);
+        let mut vmcb = running(&mut machine, &[]);
+        (vmcb.exit_info1, vmcb.exit_info2) = (1 << 32 | 7, 0x10_0000);
+        let end = machine.nested_page_fault(0, &mut vmcb);
+        assert!(matches!(end, Next::End(Ending::RmpFault { private: false, .. })), "{end:?}");
     }
 }

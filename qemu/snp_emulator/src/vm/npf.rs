@@ -47,7 +47,10 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             info if info & WRITE != 0 => 2,
             _ => 1,
         };
+        // What is nobody's in the table may still be meant for the guest alone.
+        let meant = private || self.map.attribute(gpa) == Attribute::Shared;
         match self.rmp.check(spa, gpa, private, vmpl, needs) {
+            Access::Granted if !meant => self.wrong_owner(cpu, vmcb, gpa, private),
             Access::Granted => self.fill(cpu, gpa, private, private && address & c == 0 && vmcb.paging()),
             Access::NotValidated => self.vc(cpu, vmcb, exit::PAGE_NOT_VALIDATED),
             Access::WrongOwner => self.wrong_owner(cpu, vmcb, gpa, private),

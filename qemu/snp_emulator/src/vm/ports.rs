@@ -1,5 +1,6 @@
 //! Ports, device memory and MSRs: the host's devices, which are QEMU's, and those that are emulated here.
 
+use super::dma;
 use super::ghcb::{Answer, Block};
 use super::{Machine, Next};
 use crate::apic;
@@ -40,7 +41,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
                 } else {
                     self.memory.read(slot, part);
                     if let Some(end) = self.port_write(port, size, u32::from_le_bytes(unit)) {
-                        return Answer::Next(Next::End(end));
+                        return Answer::After(Next::End(end), 0);
                     }
                 }
             }
@@ -52,7 +53,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         } else {
             let value = block.page.get(Field::Rax).unwrap_or(0) as u32;
             if let Some(end) = self.port_write(port, size, value) {
-                return Answer::Next(Next::End(end));
+                return Answer::After(Next::End(end), 0);
             }
         }
         Answer::Done(0)
@@ -75,6 +76,12 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
                 if port == self.config.channel && size == 4 && value >> 24 == 0x4d {
                     self.mark(value & 0xff_ffff);
                 }
+            }
+            dma::HIGH | dma::LOW if size == 4 => {
+                if let Some(end) = self.fw_cfg_transfer(port, value) {
+                    return Some(end);
+                }
+                self.hardware.port_out(port, size, value);
             }
             _ if port == self.config.debug_exit => return Some(Ending::DebugExit(value)),
             KEYBOARD if value as u8 == 0xfe => return Some(Ending::Reset),

@@ -27,6 +27,10 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             Err(why) => return Answer::Done(why.code()),
         };
         for (index, entry) in (first..).zip(entries) {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(why) => return Answer::Done(why.code()),
+            };
             let size = if entry.large { Size::Large } else { Size::Small };
             let last = entry.gpa + size.bytes() - PAGE;
             if !self.map.is_ram(entry.gpa) || !self.map.is_ram(last) {
@@ -58,5 +62,42 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             self.rmp.psmash(spa);
         }
         self.flush(cpu);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestMachine, machine, share};
+    use super::*;
+    use crate::ghcb::page::{Snapshot, Writer};
+
+    const GHCB: u64 = 0x1000;
+    const SHARED: u64 = 2 << 52;
+
+    /// What is answered to these entries, and the index that the guest finds afterwards.
+    fn ask(machine: &mut TestMachine, entries: &[u64]) -> (u64, u64) {
+        share(machine, GHCB);
+        Writer { memory: &machine.memory, spa: GHCB }.set(Field::Scratch, GHCB + BUFFER.start);
+        machine.memory.write_u64(GHCB + BUFFER.start, (entries.len() as u64 - 1) << 16);
+        for (i, &entry) in entries.iter().enumerate() {
+            machine.memory.write_u64(GHCB + BUFFER.start + 8 + 8 * i as u64, entry);
+        }
+        let block = Block { page: Snapshot::take(&machine.memory, GHCB), gpa: GHCB, spa: GHCB };
+        let Answer::Done(info2) = machine.page_state_change(0, &block) else { panic!("not answered") };
+        (info2, machine.memory.read_u64(GHCB + BUFFER.start) & 0xffff)
+    }
+
+    #[test]
+    fn entries_before_a_bad_one_are_done() {
+        for bad in [0x5000, 5 << 52 | 0x5000, SHARED | 1 << 45, SHARED | 1 << 56 | 0x5000] {
+            let mut machine = machine(0x1_0000);
+            let answer = ask(&mut machine, &[SHARED | 0x4000, bad, SHARED | 0x6000]);
+            assert_eq!(answer, (1 << 32 | 2, 1), "{bad:#x}");
+            assert_eq!(machine.map.attribute(0x4000), Attribute::Shared);
+            assert_eq!(machine.map.attribute(0x5000), Attribute::Private);
+            assert_eq!(machine.map.attribute(0x6000), Attribute::Private);
+        }
+        let mut machine = machine(0x1_0000);
+        assert_eq!(ask(&mut machine, &[SHARED | 0x4000, SHARED | 0x6000]), (0, 2));
     }
 }

@@ -14,6 +14,7 @@ const CF: u64 = 1;
 /// CF, PF, AF, ZF, SF, OF.
 const STATUS_FLAGS: u64 = 0x8d5;
 const ZF: u64 = 1 << 6;
+const PF: u64 = 1 << 2;
 
 /// What an instruction meets before it does anything.
 enum Operand {
@@ -100,7 +101,10 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
     fn finish(vmcb: &mut Vmcb, code: u64, carry: bool) -> Next {
         vmcb.rax = code;
         vmcb.rflags &= !STATUS_FLAGS;
-        vmcb.rflags |= if carry { CF } else { 0 } | if code == 0 { ZF } else { 0 };
+        // As a comparison of the code with zero would leave them (APM volume 3, PVALIDATE); it has less than eight bits.
+        let even = (code as u8).count_ones().is_multiple_of(2);
+        vmcb.rflags |=
+            if carry { CF } else { 0 } | if code == 0 { ZF } else { 0 } | if even { PF } else { 0 };
         vmcb.rip = vmcb.rip.wrapping_add(4);
         Next::Run
     }
@@ -187,5 +191,29 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         registers.set_rdx(answer);
         registers.set_rcx(u64::from(entry.large));
         Self::finish(vmcb, 0, false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{CODE, machine, running};
+    use super::*;
+
+    #[test]
+    fn flags_follow_from_the_code() {
+        let mut machine = machine(0x20_0000);
+        let mut vmcb = running(&mut machine, &[0xf2, 0x0f, 0x01, 0xff]);
+        let mut registers = Registers::default();
+        let mut pvalidate = |size, validate| {
+            (vmcb.rax, vmcb.rip, vmcb.rflags) = (0x20_0000 - PAGE, CODE, 0xad7);
+            registers.set_rcx(size);
+            registers.set_rdx(validate);
+            assert_eq!(machine.undefined(0, &mut vmcb, &mut registers), Next::Run);
+            (vmcb.rax, vmcb.rflags & STATUS_FLAGS, vmcb.rip - CODE)
+        };
+        assert_eq!(pvalidate(0, 1), (0, ZF | PF, 4));
+        assert_eq!(pvalidate(0, 1), (0, ZF | PF | CF, 4), "nothing changed");
+        assert_eq!(pvalidate(2, 1), (Fail::Input as u64, 0, 4));
+        assert_eq!(pvalidate(1, 1), (Fail::Input as u64, 0, 4), "not at 2 MiB");
     }
 }
