@@ -1,10 +1,11 @@
-//! clone, clone3: new threads.
+//! clone, clone3, fork, vfork: new threads and processes.
 
 use super::Args;
 use crate::errno::{Errno, Result};
 use crate::mm::UserPtr;
 use crate::platform::{Platform, Registers};
-use crate::process::{NewTask, Thread};
+use crate::process::signal::sig;
+use crate::process::{Fork, NewTask, Thread};
 use alloc::sync::Arc;
 use core::mem::offset_of;
 use linux_raw_sys::general as c;
@@ -34,15 +35,18 @@ const CSIGNAL: u64 = 0xff;
 /// What a thread shares with its creator.
 const SHARED: u64 = (c::CLONE_VM | c::CLONE_FS | c::CLONE_FILES | c::CLONE_SIGHAND | c::CLONE_THREAD) as u64;
 /// What may be asked for besides. SYSVSEM: there are no semaphores to share; DETACHED and PTRACE and UNTRACED mean nothing here.
-const KNOWN: u64 = SHARED
-    | (c::CLONE_SYSVSEM
-        | c::CLONE_SETTLS
-        | c::CLONE_PARENT_SETTID
-        | c::CLONE_CHILD_CLEARTID
-        | c::CLONE_CHILD_SETTID
-        | c::CLONE_DETACHED
-        | c::CLONE_PTRACE
-        | c::CLONE_UNTRACED) as u64;
+const KNOWN: u64 = (c::CLONE_SYSVSEM
+    | c::CLONE_SETTLS
+    | c::CLONE_PARENT_SETTID
+    | c::CLONE_CHILD_CLEARTID
+    | c::CLONE_CHILD_SETTID
+    | c::CLONE_DETACHED
+    | c::CLONE_PTRACE
+    | c::CLONE_UNTRACED) as u64;
+/// `CLONE_CLEAR_SIGHAND`, of `clone3` only.
+const CLEAR_SIGHAND: u64 = 1 << 32;
+/// What a process may be asked for.
+const PROCESS: u64 = (c::CLONE_VM | c::CLONE_VFORK) as u64 | CLEAR_SIGHAND;
 
 pub(super) fn clone<P: Platform>(
     t: &Arc<Thread<P>>,
@@ -106,12 +110,10 @@ fn start<P: Platform>(
     if has(c::CLONE_SIGHAND) && !has(c::CLONE_VM) || has(c::CLONE_THREAD) && !has(c::CLONE_SIGHAND) {
         return Err(Errno::EINVAL);
     }
-    if !has(c::CLONE_THREAD) {
-        // A process of its own.
-        return Err(Errno::ENOSYS);
-    }
-    // Threads of one process here share all that a process has.
-    if args.flags & SHARED != SHARED || args.flags & !KNOWN != 0 {
+    // Threads of one process share all that a process has; processes share nothing of it but, for a while, memory.
+    let thread = has(c::CLONE_THREAD);
+    let (wanted, known) = if thread { (SHARED, SHARED | KNOWN) } else { (0, PROCESS | KNOWN) };
+    if args.flags & wanted != wanted || args.flags & !known != 0 {
         return Err(Errno::EINVAL);
     }
     let mut registers = Registers { rax: 0, ..*registers };
@@ -126,5 +128,28 @@ fn start<P: Platform>(
         clear_child_tid: word(c::CLONE_CHILD_CLEARTID, args.child_tid),
         set_parent_tid: word(c::CLONE_PARENT_SETTID, args.parent_tid),
     };
-    t.spawn(new).map(|tid| tid as usize)
+    if thread {
+        return t.spawn(new).map(|tid| tid as usize);
+    }
+    let how = Fork {
+        shares_memory: has(c::CLONE_VM),
+        waits_for_memory: has(c::CLONE_VFORK),
+        exit_signal: args.exit_signal as u32,
+        clears_handlers: args.flags & CLEAR_SIGHAND != 0,
+    };
+    let child = t.fork(new, &how)?;
+    let pid = child.pid();
+    if how.waits_for_memory {
+        t.wait_for_memory(&child);
+    }
+    Ok(pid as usize)
+}
+
+pub(super) fn fork<P: Platform>(t: &Arc<Thread<P>>, registers: &Registers) -> Result<usize> {
+    clone(t, [sig::CHLD.into(), 0, 0, 0, 0, 0], registers)
+}
+
+pub(super) fn vfork<P: Platform>(t: &Arc<Thread<P>>, registers: &Registers) -> Result<usize> {
+    let flags = c::CLONE_VM | c::CLONE_VFORK | sig::CHLD;
+    clone(t, [flags.into(), 0, 0, 0, 0, 0], registers)
 }

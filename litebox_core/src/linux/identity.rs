@@ -5,42 +5,66 @@ use crate::fs::Credentials;
 use crate::mm::UserPtr;
 use crate::north::file::Files;
 use crate::platform::Platform;
-use crate::process::Thread;
+use crate::process::{Process, Thread};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 pub(super) fn credentials<P: Platform>(t: &Thread<P>) -> Arc<Credentials> {
     t.process.fs.lock().credentials.clone()
 }
 
-fn is_self<P: Platform>(t: &Thread<P>, pid: u64) -> Result<()> {
-    let pid = pid as i32;
-    if pid == 0 || pid == t.process.pid() as i32 { Ok(()) } else { Err(Errno::ESRCH) }
+/// The process with this pid, 0 for the caller's. ESRCH.
+fn process<P: Platform>(t: &Thread<P>, pid: u64) -> Result<Arc<Process<P>>> {
+    match pid as i32 {
+        0 => Ok(t.process.clone()),
+        pid => u32::try_from(pid).ok().and_then(|pid| t.process.processes.find(pid)).ok_or(Errno::ESRCH),
+    }
 }
 
 pub(super) fn getpgid<P: Platform>(t: &Thread<P>, pid: u64) -> Result<usize> {
-    is_self(t, pid)?;
-    Ok(t.process.identity.lock().pgid as usize)
+    Ok(process(t, pid)?.identity.lock().pgid as usize)
 }
 
 pub(super) fn setpgid<P: Platform>(t: &Thread<P>, pid: u64, pgid: u64) -> Result<usize> {
     if (pgid as i32) < 0 {
         return Err(Errno::EINVAL);
     }
-    is_self(t, pid)?;
-    let mut identity = t.process.identity.lock();
-    // The workload is a session leader, whose group cannot change.
+    let target = process(t, pid)?;
+    // One after the other: they may be the same.
+    let own = *t.process.identity.lock();
+    let identity = *target.identity.lock();
+    if identity.pid != own.pid {
+        // Its own children, as long as they run its program.
+        if identity.ppid != own.pid {
+            return Err(Errno::ESRCH);
+        }
+        if identity.sid != own.sid {
+            return Err(Errno::EPERM);
+        }
+        if target.executed.load(Ordering::Relaxed) {
+            return Err(Errno::EACCES);
+        }
+    }
+    // A session leader's group cannot change.
     if identity.sid == identity.pid {
         return Err(Errno::EPERM);
     }
-    identity.pgid = if pgid as u32 == 0 { identity.pid } else { pgid as u32 };
+    let pgid = if pgid as u32 == 0 { identity.pid } else { pgid as u32 };
+    let exists = |other: &Arc<Process<P>>| {
+        let other = *other.identity.lock();
+        other.pgid == pgid && other.sid == own.sid
+    };
+    if pgid != identity.pid && !t.process.processes.all().iter().any(exists) {
+        return Err(Errno::EPERM);
+    }
+    target.identity.lock().pgid = pgid;
     Ok(0)
 }
 
 pub(super) fn getsid<P: Platform>(t: &Thread<P>, pid: u64) -> Result<usize> {
-    is_self(t, pid)?;
-    Ok(t.process.identity.lock().sid as usize)
+    Ok(process(t, pid)?.identity.lock().sid as usize)
 }
 
 pub(super) fn setsid<P: Platform>(t: &Thread<P>) -> Result<usize> {
@@ -162,7 +186,7 @@ fn cap_words<P: Platform>(t: &Thread<P>, header: u64) -> Result<usize> {
             return Err(Errno::EINVAL);
         }
     };
-    is_self(t, header.pid as u64)?;
+    process(t, header.pid as u64)?;
     Ok(words)
 }
 

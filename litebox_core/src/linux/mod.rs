@@ -13,6 +13,7 @@ mod signal;
 mod system;
 mod time;
 mod timer;
+mod wait;
 
 pub use futex::{robust_list_exit, wake as futex_wake};
 pub use restart::Restart;
@@ -87,6 +88,8 @@ fn call<P: Platform>(t: &Arc<Thread<P>>, number: u32, args: Args, registers: &Re
 
         nr::__NR_arch_prctl => process::arch_prctl(t, a, b),
         nr::__NR_prctl => process::prctl(t, args),
+        nr::__NR_fork => clone::fork(t, registers),
+        nr::__NR_vfork => clone::vfork(t, registers),
         nr::__NR_clone => clone::clone(t, args, registers),
         nr::__NR_clone3 => clone::clone3(t, a, b, registers),
         nr::__NR_exit => process::exit(t, a),
@@ -96,7 +99,8 @@ fn call<P: Platform>(t: &Arc<Thread<P>>, number: u32, args: Args, registers: &Re
         nr::__NR_set_tid_address => process::set_tid_address(t, a),
         nr::__NR_set_robust_list => process::set_robust_list(t, a, b),
         nr::__NR_get_robust_list => process::get_robust_list(t, a, b, d),
-        nr::__NR_wait4 | nr::__NR_waitid => Err(Errno::ECHILD),
+        nr::__NR_wait4 => wait::wait4(t, a, b, d, e),
+        nr::__NR_waitid => wait::waitid(t, a, b, d, e, f),
         nr::__NR_getrlimit => process::getrlimit(t, a, b),
         nr::__NR_setrlimit => process::setrlimit(t, a, b),
         nr::__NR_prlimit64 => process::prlimit64(t, a, b, d, e),

@@ -273,13 +273,25 @@ pub(super) fn setrlimit<P: Platform>(t: &Thread<P>, resource: u64, from: u64) ->
 
 #[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
-struct Rusage {
+pub(super) struct Rusage {
     user: [i64; 2],
     system: [i64; 2],
     max_resident: i64,
     unused: [i64; 13],
 }
 const _: () = assert!(size_of::<Rusage>() == 144);
+
+impl Rusage {
+    /// CPU time in ns, and the resident set in bytes.
+    pub(super) fn of(cpu_time: u64, resident: usize) -> Rusage {
+        let micros = (cpu_time / 1000) as i64;
+        Rusage {
+            user: [micros / 1_000_000, micros % 1_000_000],
+            max_resident: (resident / 1024) as i64,
+            ..Rusage::default()
+        }
+    }
+}
 
 pub(super) fn getrusage<P: Platform>(t: &Thread<P>, who: u64, to: u64) -> Result<usize> {
     const SELF: i32 = 0;
@@ -288,14 +300,9 @@ pub(super) fn getrusage<P: Platform>(t: &Thread<P>, who: u64, to: u64) -> Result
     let usage = match who as i32 {
         SELF | THREAD => {
             let time = if who as i32 == THREAD { t.cpu_time() } else { t.process.cpu_time() };
-            let micros = (time / 1000) as i64;
-            Rusage {
-                user: [micros / 1_000_000, micros % 1_000_000],
-                max_resident: (t.mm().usage().resident / 1024) as i64,
-                ..Rusage::default()
-            }
+            Rusage::of(time, t.mm().usage().resident)
         }
-        CHILDREN => Rusage::default(),
+        CHILDREN => Rusage::of(t.process.children_cpu_time.load(Ordering::Relaxed), 0),
         _ => return Err(Errno::EINVAL),
     };
     t.mm().store(UserPtr::new(to), usage).map(|()| 0)
@@ -305,7 +312,9 @@ pub(super) fn times<P: Platform>(t: &Thread<P>, to: u64) -> Result<usize> {
     /// Nanoseconds in a tick of 100 Hz.
     const TICK: u64 = 10_000_000;
     if let Some(to) = UserPtr::<[i64; 4]>::new(to).non_null() {
-        t.mm().store(to, [(t.process.cpu_time() / TICK) as i64, 0, 0, 0])?;
+        let children = t.process.children_cpu_time.load(Ordering::Relaxed);
+        let ticks = |ns: u64| (ns / TICK) as i64;
+        t.mm().store(to, [ticks(t.process.cpu_time()), 0, ticks(children), 0])?;
     }
     Ok((t.platform().monotonic() / TICK) as usize)
 }

@@ -4,9 +4,10 @@ use super::time;
 use crate::errno::{Errno, Result};
 use crate::mm::UserPtr;
 use crate::platform::Platform;
-use crate::process::Thread;
 use crate::process::signal::info::code;
 use crate::process::signal::{Action, AltStack, Info, SignalSet, UNBLOCKABLE, bit, sa, sig};
+use crate::process::{Process, Thread};
+use alloc::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `sizeof(sigset_t)` in the kernel's interface.
@@ -187,18 +188,38 @@ fn own_info<P: Platform>(t: &Thread<P>, signal: u32, code: i32) -> Info {
 
 pub(super) fn kill<P: Platform>(t: &Thread<P>, pid: u64, signal: u64) -> Result<usize> {
     let signal = if signal as u32 == 0 { 0 } else { number(signal)? };
-    let (pid, identity) = (pid as i32, *t.process.identity.lock());
-    // Itself, its own group, its group by number. Everybody (-1) means everybody else.
-    let own = pid == identity.pid as i32
-        || pid == 0
-        || pid.checked_neg() == Some(identity.pgid as i32) && pid != -1;
-    if !own {
+    let processes = &t.process.processes;
+    let own = *t.process.identity.lock();
+    let group = |pgid: u32| {
+        let mut all = processes.all();
+        all.retain(|process| process.identity.lock().pgid == pgid);
+        all
+    };
+    let targets = match pid as i32 {
+        0 => group(own.pgid),
+        // Everybody else, but for the first process.
+        -1 => {
+            let mut all = processes.all();
+            all.retain(|process| process.pid() > 1 && process.pid() != own.pid);
+            all
+        }
+        pid @ ..-1 => group(pid.unsigned_abs()),
+        pid => processes.find(pid as u32).into_iter().collect(),
+    };
+    if targets.is_empty() {
         return Err(Errno::ESRCH);
     }
     if signal != 0 {
-        t.process.send(own_info(t, signal, code::USER))?;
+        for process in targets {
+            process.send(own_info(t, signal, code::USER))?;
+        }
     }
     Ok(0)
+}
+
+/// The process that a signal with a made-up `siginfo_t` goes to. ESRCH.
+fn target<P: Platform>(t: &Thread<P>, pid: u64) -> Result<Arc<Process<P>>> {
+    t.process.processes.find(pid as u32).ok_or(Errno::ESRCH)
 }
 
 pub(super) fn tgkill<P: Platform>(t: &Thread<P>, group: Option<u64>, tid: u64, signal: u64) -> Result<usize> {
@@ -206,10 +227,14 @@ pub(super) fn tgkill<P: Platform>(t: &Thread<P>, group: Option<u64>, tid: u64, s
         return Err(Errno::EINVAL);
     }
     let signal = if signal as u32 == 0 { 0 } else { number(signal)? };
-    if group.is_some_and(|group| group as u32 != t.process.pid()) {
-        return Err(Errno::ESRCH);
-    }
-    let target = t.process.thread(tid as u32).ok_or(Errno::ESRCH)?;
+    let process = match group {
+        Some(group) => target(t, group)?,
+        None => {
+            let all = t.process.processes.all();
+            all.into_iter().find(|process| process.thread(tid as u32).is_some()).ok_or(Errno::ESRCH)?
+        }
+    };
+    let target = process.thread(tid as u32).ok_or(Errno::ESRCH)?;
     if signal != 0 {
         target.send(own_info(t, signal, code::TKILL))?;
     }
@@ -228,12 +253,10 @@ fn forged(info: Info, signal: u32, to_self: bool) -> Result<Info> {
 
 pub(super) fn rt_sigqueueinfo<P: Platform>(t: &Thread<P>, pid: u64, signal: u64, info: u64) -> Result<usize> {
     let info = t.mm().load::<Info>(UserPtr::new(info))?;
-    if pid as u32 != t.process.pid() {
-        return Err(Errno::ESRCH);
-    }
+    let target = target(t, pid)?;
     if signal as u32 != 0 {
         let signal = number(signal)?;
-        t.process.send(forged(info, signal, true)?)?;
+        target.send(forged(info, signal, Arc::ptr_eq(&target, &t.process))?)?;
     }
     Ok(0)
 }
@@ -249,13 +272,11 @@ pub(super) fn rt_tgsigqueueinfo<P: Platform>(
     if (group as i32) <= 0 || (tid as i32) <= 0 {
         return Err(Errno::EINVAL);
     }
-    if group as u32 != t.process.pid() {
-        return Err(Errno::ESRCH);
-    }
-    let target = t.process.thread(tid as u32).ok_or(Errno::ESRCH)?;
+    let process = target(t, group)?;
+    let thread = process.thread(tid as u32).ok_or(Errno::ESRCH)?;
     if signal as u32 != 0 {
         let signal = number(signal)?;
-        target.send(forged(info, signal, true)?)?;
+        thread.send(forged(info, signal, Arc::ptr_eq(&process, &t.process))?)?;
     }
     Ok(0)
 }

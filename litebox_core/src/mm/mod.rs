@@ -3,6 +3,7 @@
 mod area;
 mod buffer;
 mod fault;
+mod fork;
 mod map;
 mod page;
 mod pool;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::errno::Errno;
 use crate::platform::hosted::Hosted;
-use crate::platform::{PAGE_SIZE, Prot};
+use crate::platform::{Memory as _, PAGE_SIZE, Prot};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -221,4 +221,42 @@ proptest! {
         }
         prop_assert_eq!(mm.usage().size, model.len() * PAGE_SIZE);
     }
+}
+
+/// A forked address space shows what the other had, and neither sees what the other writes later, but in shared areas.
+#[test]
+fn a_fork_copies_what_is_written_and_nothing_else() {
+    let host = Hosted::leak(4096);
+    let mm = Mm::new(host).unwrap();
+    mm.activate();
+    fixed(&mm, 0, 4, RW).unwrap();
+    let shared = mm.mmap(anonymous(0, PAGE_SIZE, RW, MapFlags::SHARED)).unwrap();
+    mm.write(BASE, b"before").unwrap();
+    mm.write(BASE + PAGE_SIZE, b"kept").unwrap();
+    mm.write(shared, b"common").unwrap();
+    let free = host.pages().free_pages();
+    let copy = mm.fork().unwrap();
+    let read = |mm: &Mm<Hosted>, at: usize| {
+        mm.activate();
+        let mut bytes = [0; 6];
+        mm.read(at, &mut bytes).unwrap();
+        bytes
+    };
+    copy.activate();
+    copy.write(BASE, b"child ").unwrap();
+    copy.write(shared, b"shared").unwrap();
+    mm.activate();
+    mm.write(BASE + 8, b"parent").unwrap();
+    assert_eq!((read(&mm, BASE), read(&copy, BASE)), (*b"before", *b"child "));
+    assert_eq!((read(&mm, BASE + 8), read(&copy, BASE + 8)), (*b"parent", [0; 6]));
+    assert_eq!((read(&mm, BASE + PAGE_SIZE), read(&copy, BASE + PAGE_SIZE)), (*b"kept\0\0", *b"kept\0\0"));
+    assert_eq!((read(&mm, shared), read(&copy, shared)), (*b"shared", *b"shared"));
+    // One page was written by both sides: one copy of it, and no other.
+    assert_eq!(host.pages().free_pages(), free - 1);
+    mm.activate();
+    drop(copy);
+    assert_eq!(host.pages().free_pages(), free);
+    // The last one left writes where it is.
+    mm.write(BASE + PAGE_SIZE, b"alone").unwrap();
+    assert_eq!(host.pages().free_pages(), free);
 }

@@ -4,7 +4,7 @@
 
 use super::elf::{self, HEADER_SIZE, Reason, Segment};
 use super::object::{Process, Program};
-use super::signal::{ThreadSignals, max_frame_size};
+use super::signal::{ThreadSignals, max_frame_size, sig};
 use super::stack::{InitialStack, at};
 use super::thread::Thread;
 use super::vdso;
@@ -17,6 +17,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use alloc::{borrow::Cow, format};
 use core::ops::Range;
+use core::sync::atomic::Ordering;
 
 /// Why a program does not start: the error number, and words for whoever launched it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -427,6 +428,9 @@ pub fn execute<P: Platform>(
     process.timers.clear_posix();
     *process.mm.write() = image.mm.clone();
     *process.program.lock() = Some(image.program);
+    process.executed.store(true, Ordering::Relaxed);
+    process.exit_signal.store(sig::CHLD, Ordering::Relaxed);
+    process.give_memory_back();
     let platform = process.platform();
     let thread = Thread::new(process, image.mm, process.pid(), base_name(path));
     *thread.signals.lock() = signals.for_exec();

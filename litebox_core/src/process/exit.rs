@@ -40,6 +40,7 @@ impl<P: Platform> Thread<P> {
         let status = *self.ended.lock();
         if self.process.remove_thread(self) {
             self.process.terminate(ExitStatus::Exited(status.unwrap_or_default()));
+            self.process.end();
         } else {
             self.process.retarget();
         }

@@ -1,8 +1,8 @@
 //! From the manifest to the first program, and the loop in which it runs.
 
 use super::exec::{ExecError, execute};
+use super::family::Processes;
 use super::object::{Identity, Process, System};
-use super::procfs::Processes;
 use super::signal::ThreadSignals;
 use super::thread::Thread;
 use crate::errno::Errno;
@@ -108,7 +108,7 @@ fn prepare<P: Platform>(
 /// The workload's process, without a program.
 fn process<P: Platform>(platform: &'static P, manifest: &Manifest) -> Result<Arc<Process<P>>, Failure> {
     let lower = image(platform, manifest)?;
-    let processes = Arc::new(Processes::new(manifest.hostname.clone()));
+    let processes = Processes::new(manifest.hostname.clone());
     let streams = namespace::StandardStreams {
         tty: [manifest.stdin, manifest.stdout, manifest.stderr].map(|kind| kind == StreamKind::Tty),
         window: manifest.winsize,
@@ -134,7 +134,7 @@ fn process<P: Platform>(platform: &'static P, manifest: &Manifest) -> Result<Arc
     let system = System::new(platform, space.mounts.clone(), manifest.hostname.clone());
     let identity = Identity { pid: PID, ppid: 0, pgid: PID, sid: PID };
     let empty = Mm::new(platform).map_err(Failure::launch)?;
-    let process = Process::new(platform, system, identity, fds, fs, empty);
+    let process = Process::new(platform, system, processes.clone(), identity, fds, fs, empty);
     processes.add(&process);
     Ok(process)
 }

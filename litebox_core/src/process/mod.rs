@@ -8,6 +8,7 @@ mod clone;
 pub mod elf;
 mod exec;
 mod exit;
+mod family;
 mod launch;
 mod limits;
 mod object;
@@ -20,8 +21,9 @@ mod thread;
 pub mod timers;
 mod vdso;
 
-pub use clone::NewTask;
+pub use clone::{Fork, NewTask};
 pub use exec::{ExecError, execute};
+pub use family::{Ended, Processes, Which};
 pub use launch::{enter, launch, run};
 pub use limits::{Limit, Limits, Resource};
 pub use object::{Identity, Process};

@@ -1,7 +1,8 @@
 //! `Process`: what the threads of a process share.
 
+use super::family::Processes;
 use super::limits::{Limits, Resource};
-use super::signal::Signals;
+use super::signal::{Signals, sig};
 use super::thread::Thread;
 use super::timers::Timers;
 use crate::event::{TimerQueue, WaitQueue};
@@ -11,7 +12,7 @@ use crate::mm::{MemoryLimits, Mm};
 use crate::platform::{ExitStatus, Platform};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use spin::{Mutex, RwLock};
 
 /// Numbers by which a process is known.
@@ -61,6 +62,8 @@ pub struct Process<P: Platform> {
     platform: &'static P,
     /// What it shares with all others.
     pub system: Arc<System>,
+    /// All of them.
+    pub processes: Arc<Processes<P>>,
     /// pid, parent, group, session.
     pub identity: Mutex<Identity>,
     /// Open files.
@@ -85,6 +88,16 @@ pub struct Process<P: Platform> {
     /// CPU time of threads that have ended, ns.
     pub(super) ended_cpu_time: AtomicU64,
     exit: Mutex<Option<ExitStatus>>,
+    /// Woken when a child has ended, or given memory back.
+    pub child_changed: WaitQueue,
+    /// CPU time of children that were waited for, ns.
+    pub children_cpu_time: AtomicU64,
+    /// What its parent is sent at its end; 0: nothing.
+    pub(super) exit_signal: AtomicU32,
+    /// Nobody waits for the memory that it was lent (`vfork(2)`).
+    pub memory_returned: AtomicBool,
+    /// It has executed a program since it was made, after which its parent cannot change its group.
+    pub executed: AtomicBool,
     /// Monotonic time of its start.
     pub start_ns: u64,
     /// Flags of `prctl(2)`: dumpable, no_new_privs.
@@ -121,6 +134,7 @@ impl<P: Platform> Process<P> {
     pub fn new(
         platform: &'static P,
         system: Arc<System>,
+        processes: Arc<Processes<P>>,
         identity: Identity,
         fds: FdTable,
         fs: FsContext,
@@ -129,6 +143,7 @@ impl<P: Platform> Process<P> {
         Arc::new(Process {
             platform,
             system,
+            processes,
             identity: Mutex::new(identity),
             fds: Mutex::new(fds),
             fs: Mutex::new(Arc::new(fs)),
@@ -142,6 +157,11 @@ impl<P: Platform> Process<P> {
             thread_left: WaitQueue::new(),
             ended_cpu_time: AtomicU64::new(0),
             exit: Mutex::new(None),
+            child_changed: WaitQueue::new(),
+            children_cpu_time: AtomicU64::new(0),
+            exit_signal: AtomicU32::new(sig::CHLD),
+            memory_returned: AtomicBool::new(true),
+            executed: AtomicBool::new(false),
             start_ns: platform.monotonic(),
             prctl: Mutex::new(Prctl::default()),
         })

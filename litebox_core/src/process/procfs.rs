@@ -1,5 +1,6 @@
 //! What /proc shows of processes.
 
+use super::family::Processes;
 use super::object::{Process, System};
 use super::signal::{DEFAULT, IGNORE};
 use super::thread::Thread;
@@ -9,41 +10,18 @@ use crate::fs::{DeviceId, FsContext, Location, MountTable, OpenFile};
 use crate::linux::RELEASE;
 use crate::mm::MapName;
 use crate::platform::{Platform, Prot};
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU32;
-use spin::Mutex;
-
-/// All processes of the machine, by pid.
-pub struct Processes<P: Platform> {
-    all: Mutex<Vec<(u32, Weak<Process<P>>)>>,
-    hostname: Vec<u8>,
-}
-
-impl<P: Platform> Processes<P> {
-    /// None yet.
-    pub fn new(hostname: Vec<u8>) -> Processes<P> {
-        Processes { all: Mutex::new(Vec::new()), hostname }
-    }
-
-    /// Takes one in.
-    pub fn add(&self, process: &Arc<Process<P>>) {
-        self.all.lock().push((process.pid(), Arc::downgrade(process)));
-    }
-
-    fn find(&self, pid: u32) -> Option<Arc<Process<P>>> {
-        self.all.lock().iter().find(|(id, _)| *id == pid).and_then(|(_, process)| process.upgrade())
-    }
-}
 
 impl<P: Platform> ProcSource for Processes<P> {
     fn pids(&self) -> Vec<u32> {
-        self.all.lock().iter().map(|(pid, _)| *pid).collect()
+        self.all().iter().map(|process| process.pid()).collect()
     }
 
     fn current(&self) -> (u32, u32) {
         // Which platform thread runs whom is known to the threads themselves.
-        let processes: Vec<_> = self.all.lock().iter().filter_map(|(_, process)| process.upgrade()).collect();
+        let processes = self.all();
         for process in &processes {
             if let Some(thread) = process.threads().iter().find(|thread| thread.is_current()) {
                 return (process.pid(), thread.tid);

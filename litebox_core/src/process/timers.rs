@@ -230,6 +230,13 @@ impl<P: Platform> Timers<P> {
         drop(old);
     }
 
+    /// Forgets all.
+    pub fn clear(&self) {
+        self.clear_posix();
+        let old = core::mem::take(&mut *self.interval.lock());
+        drop(old);
+    }
+
     /// The timer with this id. EINVAL.
     pub fn posix(&self, id: u32) -> Result<Arc<SignalTimer<P>>> {
         self.posix.lock().get(id as usize).cloned().flatten().ok_or(Errno::EINVAL)

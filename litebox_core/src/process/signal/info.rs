@@ -2,6 +2,7 @@
 
 use super::{SignalSet, bit, sig};
 use crate::errno::{Errno, Result};
+use crate::platform::ExitStatus;
 use alloc::collections::VecDeque;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -24,10 +25,12 @@ pub mod code {
     pub const BUS_ADRALN: i32 = 1;
     pub const BUS_ADRERR: i32 = 2;
     pub const TRAP_TRACE: i32 = 2;
+    pub const CLD_EXITED: i32 = 1;
+    pub const CLD_KILLED: i32 = 2;
 }
 
 /// `siginfo_t`, x86-64: 128 bytes, whose meaning behind the first three words depends on the code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 #[allow(missing_docs)]
 pub struct Info {
@@ -55,6 +58,16 @@ impl Info {
     /// From a process (`si_pid`, `si_uid`): SI_USER, SI_TKILL.
     pub fn from_process(signal: u32, code: i32, pid: u32, uid: u32) -> Info {
         Info::new(signal, code, [pair(pid, uid), 0])
+    }
+
+    /// A child's end (`si_pid`, `si_uid`, `si_status`): CLD_EXITED or CLD_KILLED.
+    pub fn child(signal: u32, pid: u32, uid: u32, status: ExitStatus) -> Info {
+        let (code, status) = match status {
+            ExitStatus::Signaled(signal) => (code::CLD_KILLED, signal),
+            ExitStatus::Exited(status) => (code::CLD_EXITED, status),
+            _ => (code::CLD_EXITED, 0),
+        };
+        Info::new(signal, code, [pair(pid, uid), status.into()])
     }
 
     /// From the kernel, without a sender.

@@ -124,6 +124,16 @@ impl Signals {
         }
     }
 
+    /// What a child starts with: the same dispositions, or without handlers, and nothing pending.
+    #[must_use]
+    pub fn inherited(&self, clears_handlers: bool) -> Signals {
+        let mut copy = Signals { actions: self.actions, pending: Pending::default() };
+        if clears_handlers {
+            copy.reset_handlers();
+        }
+        copy
+    }
+
     /// Handlers do not survive `execve`; what is ignored stays ignored.
     pub fn reset_handlers(&mut self) {
         for action in &mut self.actions {

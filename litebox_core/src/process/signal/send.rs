@@ -97,6 +97,12 @@ impl<P: Platform> Thread<P> {
             && (1..=super::sig::MAX).any(|s| candidates & bit(s) != 0 && !process.action(s).ignores(s))
     }
 
+    /// Whether SIGKILL is pending: what ends even a wait that no other signal does.
+    pub fn has_fatal_signal(&self) -> bool {
+        let kill = bit(super::sig::KILL);
+        self.process.signals.lock().pending.set() & kill != 0 || self.signals.lock().pending.set() & kill != 0
+    }
+
     /// Changes the mask.
     pub fn set_blocked(&self, blocked: super::SignalSet) {
         let blocked = blocked & !UNBLOCKABLE;
