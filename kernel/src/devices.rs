@@ -13,6 +13,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use boot::{BootInfo, DeviceLocation, MAX_COMMAND_LINE, MemoryRegion, Options};
 use core::ops::Range;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
 use litebox_core::manifest::Manifest;
 use litebox_core::platform::{Attack, BlockDevice, Console, PAGE_SIZE};
@@ -24,7 +25,7 @@ use platform_snp::host::{Environment, HostIo};
 use platform_snp::pci::{Message, Window};
 use platform_snp::uart::{COM1, Uart};
 use platform_snp::virtio::{Transport, blk, console, mmio::Mmio, pci};
-use spin::Once;
+use spin::{Mutex, Once};
 
 /// The fw_cfg item with the manifest.
 const MANIFEST_ITEM: &str = "opt/org.litebox/manifest";
@@ -56,19 +57,61 @@ impl Environment for KernelEnvironment {
     }
 }
 
-/// Memory that the host may read and write: in a plain VM any, in an SNP guest what was shared with it.
+/// Memory that the host may read and write: in a plain VM any, in an SNP guest what was shared with it. Pages are shared many at a time, since each
+/// time costs an exit; what is left of them waits for the next driver.
 struct SharedPages;
 
-impl DmaPool for SharedPages {
-    fn allocate(&self, pages: usize) -> Option<DmaRegion> {
+/// Pages that are shared at once.
+const SHARED_AT_ONCE: usize = 64;
+
+/// Shared pages that no driver has yet: where they are, their physical address, and how many.
+struct Spare {
+    base: NonNull<u8>,
+    bus: u64,
+    pages: usize,
+}
+
+// SAFETY: the pages are nobody else's.
+unsafe impl Send for Spare {}
+
+static SPARE: Mutex<Option<Spare>> = Mutex::new(None);
+
+impl Spare {
+    fn new(pages: usize) -> Option<Spare> {
         let base = POOL.alloc_contiguous_raw(pages)?;
         let bus = base.as_ptr() as u64 - DIRECT_MAP;
         // SAFETY: fresh pages, never freed; the direct map gives their physical address.
+        let base = unsafe { snp::share(base, pages)? };
+        Some(Spare { base, bus, pages })
+    }
+
+    /// Cuts pages off its front.
+    fn take(&mut self, pages: usize) -> Option<DmaRegion> {
+        self.pages = self.pages.checked_sub(pages)?;
+        let (base, bus, len) = (self.base, self.bus, pages * PAGE_SIZE);
+        self.bus += len as u64;
+        // SAFETY: the pages are ours for ever and cut off once; the next one is one past them at most.
         unsafe {
-            let base = snp::share(base, pages)?;
-            base.as_ptr().write_bytes(0, pages * PAGE_SIZE);
-            Some(DmaRegion::new(base, bus, pages * PAGE_SIZE))
+            self.base = base.add(len);
+            base.as_ptr().write_bytes(0, len);
+            Some(DmaRegion::new(base, bus, len))
         }
+    }
+}
+
+impl DmaPool for SharedPages {
+    fn allocate(&self, pages: usize) -> Option<DmaRegion> {
+        let mut spare = SPARE.lock();
+        if let Some(region) = spare.as_mut().and_then(|spare| spare.take(pages)) {
+            return Some(region);
+        }
+        let at_once = if snp::active() { pages.max(SHARED_AT_ONCE) } else { pages };
+        let mut fresh = Spare::new(at_once).or_else(|| Spare::new(pages))?;
+        let region = fresh.take(pages);
+        if spare.as_ref().is_none_or(|old| old.pages < fresh.pages) {
+            *spare = Some(fresh);
+        }
+        region
     }
 }
 

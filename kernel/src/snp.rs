@@ -75,9 +75,28 @@ pub fn accept(range: Range<u64>) -> bool {
     if let Some(host) = HOST.ghcb() {
         // SAFETY: the pool's invariant: memory that was not launched and is not used yet, each range once.
         let pages = unsafe { Unaccepted::new(range) };
-        host.with(|ghcb| page_state::accept(ghcb, pages, &direct));
+        let pages = host.with(|ghcb| page_state::accept(ghcb, pages, &direct));
+        if !keeps_caches_coherent() {
+            evict(pages.range());
+        }
     }
     true
+}
+
+/// Whether the CPU needs no help to keep what the host wrote to a page before it was validated out of the guest's caches (CVE-2025-38560; APM volume 3,
+/// CPUID Fn8000_001F EBX bit 31). The entry code and early tables need none: they write whole pages.
+fn keeps_caches_coherent() -> bool {
+    cpuid::cpuid(0x8000_001f).ebx >> 31 != 0
+}
+
+/// Evicts stale lines of pages that were just validated: touching the first and the last line of a page evicts all of it, as AMD has it done in Linux.
+fn evict(pages: Range<u64>) {
+    for page in pages.step_by(PAGE_SIZE) {
+        for at in [page, page + PAGE_SIZE as u64 - 1] {
+            // SAFETY: validated memory in the direct map, which nobody uses yet; any byte is a value.
+            unsafe { (direct(at) as *const u8).read_volatile() };
+        }
+    }
 }
 
 /// Makes pages of the direct map shared with the host for ever, and returns where they are from now on. They must not be used in the

@@ -356,4 +356,40 @@ pub(crate) mod tests {
         });
         assert_eq!(lazy.change_pages(&[1]), Err(Violation::Refused));
     }
+
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 256 }))]
+
+        /// Whatever the host leaves in the page, an answer is one that the request can have, and its bits above the access are zero.
+        #[test]
+        fn any_answer_is_survived(noise in proptest::collection::vec((0usize..512, any::<u64>()), 0..12), code in 0u64..4, all in any::<bool>()) {
+            let host = || {
+                let noise = noise.clone();
+                ghcb(move |page| {
+                    for &(word, value) in &noise {
+                        page.write_u64(8 * word, value);
+                    }
+                    page.write_u64(INFO1, code);
+                    if all {
+                        page.write_u64(VALID, !0);
+                        page.write_u64(VALID + 8, !0);
+                    }
+                })
+            };
+            if let Ok(Ok(value)) = host().port_in(0x3f8, 1) {
+                prop_assert!(code == 0 && value < 0x100);
+            }
+            if let Ok(Ok(value)) = host().mmio_read(0xfeb0_0000, Width::Half) {
+                prop_assert!(code == 0 && value < 0x1_0000);
+            }
+            prop_assert!(code == 0 || !matches!(host().read_msr(0x1b), Ok(Ok(_))));
+            // Done is only what the host says that it did.
+            if host().change_pages(&[0x1000 | 1 << 52]).is_ok() {
+                let header = noise.iter().rev().find(|(word, _)| *word == BUFFER / 8).map(|(_, value)| *value);
+                prop_assert_eq!(header, Some(1));
+            }
+        }
+    }
 }
