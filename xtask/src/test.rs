@@ -23,8 +23,15 @@ struct Counts {
 /// The stripped kernel may be this big.
 const KERNEL_MAX: u64 = 512 * 1024;
 
-/// What holds `unsafe`, or looks at what a host wrote, and is interpreted by Miri: packages, and the part of each; all of it where there is no part.
-const MIRI: [(&str, &str); 3] = [("litebox_core", "mm::page"), ("platform_snp", ""), ("boot", "")];
+/// What holds `unsafe`, or keeps what a host wrote from becoming it, and is interpreted by Miri: packages, and the part of each; all of it where there is no part.
+const MIRI: [(&str, &str); 6] = [
+    ("litebox_core", "mm::page"),
+    ("platform_snp", "dma::"),
+    ("platform_snp", "snp::ghcb"),
+    ("platform_snp", "snp::page_state"),
+    ("platform_snp", "snp::secrets_page"),
+    ("boot", ""),
+];
 
 struct Suite<'a> {
     args: &'a Test,
