@@ -124,6 +124,8 @@ static void files(void)
 	fd = open("/dev/zero", O_RDONLY);
 	memset(buffer, 1, sizeof buffer);
 	CHECK(read(fd, buffer, sizeof buffer) == sizeof buffer && buffer[0] == 0 && buffer[63] == 0);
+	char *zeros = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	CHECK(zeros != MAP_FAILED && zeros[5000] == 0 && (zeros[5000] = 1));
 	close(fd);
 	fd = open("/dev/full", O_WRONLY);
 	CHECK(write(fd, "x", 1) == -1 && errno == ENOSPC);

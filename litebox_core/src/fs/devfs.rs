@@ -5,7 +5,7 @@ use super::console::{ConsoleDevice, Role};
 use super::tmpfs::Tmpfs;
 use super::{Credentials, DeviceId, File, FileType, Host, Inode, IoctlMemory, Metadata, NewNode, OFlags};
 use crate::errno::{Errno, Result};
-use crate::mm::{Sink, Source};
+use crate::mm::{Mappable, SharedMemory, Sink, Source};
 use alloc::sync::Arc;
 
 /// Largest piece of random numbers made at once.
@@ -143,6 +143,14 @@ impl File for DeviceFile {
 
     fn end(&self) -> Result<u64> {
         Ok(0)
+    }
+
+    /// `/dev/zero` is memory of its own for each mapping, as anonymous memory is (`zero(4)`).
+    fn mappable(&self) -> Result<Arc<dyn Mappable>> {
+        if self.kind != Kind::Zero {
+            return Err(Errno::ENODEV);
+        }
+        Ok(Arc::new(SharedMemory::new(self.host.pages(), u64::MAX)))
     }
 
     fn ioctl(&self, command: u32, argument: usize, user: &mut dyn IoctlMemory) -> Result<usize> {

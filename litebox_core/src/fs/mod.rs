@@ -237,6 +237,11 @@ pub trait File: Any + Send + Sync {
         Err(Errno::ENOTTY)
     }
 
+    /// How many bytes a pipe holds, which `wanted` changes first. EBADF: no pipe; EBUSY, EINVAL, EPERM.
+    fn pipe_capacity(&self, wanted: Option<usize>) -> Result<usize> {
+        Err(Errno::EBADF)
+    }
+
     /// What `mmap` maps. ENODEV: it cannot be mapped.
     fn mappable(&self) -> Result<Arc<dyn Mappable>> {
         Err(Errno::ENODEV)

@@ -4,14 +4,17 @@ use super::{DeviceId, File, FileType, Host, IoctlMemory, Metadata, PollEvents, T
 use crate::errno::{Errno, Result};
 use crate::event::WaitQueue;
 use crate::mm::{Sink, Source};
+use crate::platform::PAGE_SIZE;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
 
-/// Bytes a pipe holds, as on Linux.
+/// Bytes a new pipe holds, as on Linux.
 const CAPACITY: usize = 65_536;
+/// Bytes that a pipe can be made to hold (`/proc/sys/fs/pipe-max-size`).
+const MAX_CAPACITY: usize = 1 << 20;
 /// Writes of up to this many bytes are not mixed with others'.
 const PIPE_BUF: usize = 4096;
 const FIONREAD: u32 = 0x541b;
@@ -26,6 +29,7 @@ struct Pipe {
 
 struct State {
     bytes: VecDeque<u8>,
+    capacity: usize,
     readers: usize,
     writers: usize,
 }
@@ -40,7 +44,7 @@ struct End {
 pub fn pipe(host: &dyn Host) -> (Arc<dyn File>, Arc<dyn File>) {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let pipe = Arc::new(Pipe {
-        state: Mutex::new(State { bytes: VecDeque::new(), readers: 1, writers: 1 }),
+        state: Mutex::new(State { bytes: VecDeque::new(), capacity: CAPACITY, readers: 1, writers: 1 }),
         changed: WaitQueue::new(),
         ino: NEXT.fetch_add(1, Ordering::Relaxed),
         made: Timestamp::from_ns(host.realtime()),
@@ -103,7 +107,7 @@ impl File for End {
                 if state.readers == 0 {
                     return if done == 0 { Err(Errno::EPIPE) } else { Ok(done) };
                 }
-                CAPACITY.saturating_sub(state.bytes.len())
+                state.capacity.saturating_sub(state.bytes.len())
             };
             let whole = total <= PIPE_BUF;
             if room == 0 || whole && room < total {
@@ -152,7 +156,7 @@ impl File for End {
         if self.writes {
             events.set(
                 PollEvents::OUT | PollEvents::WRNORM,
-                CAPACITY - state.bytes.len().min(CAPACITY) >= PIPE_BUF,
+                state.capacity.saturating_sub(state.bytes.len()) >= PIPE_BUF,
             );
             events.set(PollEvents::ERR, state.readers == 0);
         } else {
@@ -164,6 +168,28 @@ impl File for End {
 
     fn wait_queue(&self) -> Option<&WaitQueue> {
         Some(&self.pipe.changed)
+    }
+
+    fn pipe_capacity(&self, wanted: Option<usize>) -> Result<usize> {
+        let mut state = self.pipe.state.lock();
+        if let Some(wanted) = wanted {
+            // A power of two of pages (`fcntl(2)`, F_SETPIPE_SZ).
+            let capacity = wanted.max(PAGE_SIZE).checked_next_power_of_two().ok_or(Errno::EINVAL)?;
+            if capacity > MAX_CAPACITY {
+                return Err(Errno::EPERM);
+            }
+            if capacity < state.bytes.len() {
+                return Err(Errno::EBUSY);
+            }
+            state.capacity = capacity;
+        }
+        let capacity = state.capacity;
+        drop(state);
+        if wanted.is_some() {
+            // There may be room now.
+            self.pipe.changed.wake_all();
+        }
+        Ok(capacity)
     }
 
     fn ioctl(&self, command: u32, argument: usize, user: &mut dyn IoctlMemory) -> Result<usize> {

@@ -257,14 +257,14 @@ impl Areas {
 }
 
 /// Anonymous memory that is shared (`MAP_SHARED | MAP_ANONYMOUS`): an object, so that processes can come to share it.
-pub(super) struct SharedMemory {
+pub(crate) struct SharedMemory {
     pool: &'static PagePool,
     pages: Mutex<BTreeMap<u64, Page>>,
     size: u64,
 }
 
 impl SharedMemory {
-    pub(super) fn new(pool: &'static PagePool, size: u64) -> SharedMemory {
+    pub(crate) fn new(pool: &'static PagePool, size: u64) -> SharedMemory {
         SharedMemory { pool, pages: Mutex::new(BTreeMap::new()), size }
     }
 }

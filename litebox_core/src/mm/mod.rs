@@ -13,6 +13,7 @@ mod tests;
 mod user;
 
 pub use area::MapName;
+pub(crate) use area::SharedMemory;
 pub use buffer::{Mappable, Mapper, Sink, Source};
 pub use fault::FaultError;
 pub use map::{AreaInfo, MapFlags, MapRequest, MemoryLimits, MemoryUse, Mm};

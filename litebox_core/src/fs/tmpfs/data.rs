@@ -156,17 +156,16 @@ impl Data {
     }
 
     /// Makes holes of the whole cached pages in `first..end`, returns as `truncate` does. Pages of the lower in it must
-    /// have been made own first.
+    /// have been made own first. A page that somebody maps stays and is zeroed, so that file and mapping go on being one.
     pub(super) fn punch(&mut self, first: u64, end: u64) -> (u64, Vec<Page>) {
         let mut dropped = Vec::new();
         let mut freed = 0;
         let indices: Vec<u64> = self.pages.range(first..end).map(|(index, _)| *index).collect();
         for index in indices {
-            if index < self.lower_pages {
-                // A hole here would show the lower again.
-                if let Some(cached) = self.pages.get(&index) {
-                    cached.page.fill(0, PAGE_SIZE, 0);
-                }
+            // A hole below the lower's end would show the lower again.
+            let stays = |cached: &&Cached| index < self.lower_pages || cached.page.is_shared();
+            if let Some(cached) = self.pages.get(&index).filter(stays) {
+                cached.page.fill(0, PAGE_SIZE, 0);
             } else if let Some(cached) = self.pages.remove(&index) {
                 freed += u64::from(cached.own);
                 dropped.push(cached.page);

@@ -364,7 +364,8 @@ impl Inode for Node {
         let state = self.state.lock();
         let (size, blocks) = match &state.body {
             Body::Regular(data) => (data.size, data.blocks()),
-            Body::Directory(_) => (BLOCK.into(), 8),
+            // One of the image takes a block, as on the disk that it stands for; a new one is in memory only.
+            Body::Directory(directory) => (BLOCK.into(), if directory.lower.is_some() { 8 } else { 0 }),
             Body::Symlink(target) => (target.len() as u64, 0),
             Body::LowerSymlink(_, size) => (*size, 0),
             Body::Special => (0, 0),

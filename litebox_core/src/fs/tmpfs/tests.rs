@@ -332,6 +332,36 @@ fn what_truncation_cuts_off_is_unmapped() {
 }
 
 #[test]
+fn a_hole_is_punched_into_what_is_mapped_too() {
+    let host = Hosted::leak(512);
+    let (_fs, root) = Tmpfs::new(host, DEV, None, None, 100).unwrap();
+    let inode = root.create_unnamed(0o600, &Credentials::default(), true).unwrap();
+    let file = inode.open(OFlags::RDWR).unwrap();
+    file.truncate(2 * PAGE_SIZE as u64).unwrap();
+    let mm = Mm::new(host).unwrap();
+    mm.activate();
+    let map = |flags| {
+        let object = Some((file.mappable().unwrap(), 0));
+        let prot = Prot::READ | Prot::WRITE;
+        mm.mmap(MapRequest { at: 0, len: 2 * PAGE_SIZE, prot, flags, object, name: None }).unwrap()
+    };
+    let (shared, private) = (map(MapFlags::SHARED), map(MapFlags::empty()));
+    mm.write(shared, b"shared").unwrap();
+    mm.write(private, b"mine").unwrap();
+    const PUNCH_HOLE_KEEP_SIZE: u32 = 3;
+    file.allocate(PUNCH_HOLE_KEEP_SIZE, 0, 2 * PAGE_SIZE as u64).unwrap();
+    let mut bytes = [0xff; 4];
+    mm.read(shared, &mut bytes).unwrap();
+    assert_eq!(bytes, [0; 4]);
+    mm.read(private, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"mine", "a private copy is its owner's");
+    mm.write(shared, b"anew").unwrap();
+    let mut sink = VecSink { bytes: Vec::new(), room: 4 };
+    file.read_at(0, &mut sink).unwrap();
+    assert_eq!(sink.bytes, b"anew", "what is mapped is still the file");
+}
+
+#[test]
 fn a_file_that_has_lost_its_last_name_gets_no_other() {
     let (_fs, root) = Tmpfs::new(TestHost::leak(64), DEV, None, None, 100).unwrap();
     let cred = Credentials::default();

@@ -121,10 +121,9 @@ pub(super) fn fcntl<C: Caller>(c: &C, raw: u64, command: u64, argument: u64) -> 
         }
         SETOWN => Ok(0),
         GETOWN => Ok(0),
-        SETPIPE_SZ | GETPIPE_SZ => match open.metadata()?.file_type {
-            FileType::Fifo => Ok(65_536),
-            _ => Err(Errno::EBADF),
-        },
+        GETPIPE_SZ => open.file()?.pipe_capacity(None),
+        SETPIPE_SZ if argument > u64::from(u32::MAX) >> 1 => Err(Errno::EINVAL),
+        SETPIPE_SZ => open.file()?.pipe_capacity(Some(argument as usize)),
         _ => Err(Errno::EINVAL),
     }
 }

@@ -171,6 +171,26 @@ fn a_file_is_written_and_read_back() {
 }
 
 #[test]
+fn a_pipe_holds_as_much_as_it_is_told_to() {
+    const SETPIPE_SZ: u64 = 1031;
+    const GETPIPE_SZ: u64 = 1032;
+    let t = thread();
+    let at = (START + 8) as u64;
+    assert_eq!(run(&t, nr::__NR_pipe2, &[at, 0o4000]), Ok(0));
+    assert_eq!(run(&t, nr::__NR_fcntl, &[1, GETPIPE_SZ, 0]), Ok(65_536));
+    assert_eq!(run(&t, nr::__NR_fcntl, &[1, SETPIPE_SZ, 5000]), Ok(8192));
+    assert_eq!(run(&t, nr::__NR_write, &[1, START as u64, SIZE as u64]), Ok(8192));
+    assert_eq!(run(&t, nr::__NR_write, &[1, START as u64, 1]), Err(Errno::EAGAIN));
+    assert_eq!(run(&t, nr::__NR_fcntl, &[0, SETPIPE_SZ, 1]), Err(Errno::EBUSY));
+    assert_eq!(run(&t, nr::__NR_fcntl, &[0, SETPIPE_SZ, (1 << 20) + 1]), Err(Errno::EPERM));
+    assert_eq!(run(&t, nr::__NR_fcntl, &[0, SETPIPE_SZ, 1 << 20]), Ok(1 << 20));
+    assert_eq!(run(&t, nr::__NR_write, &[1, START as u64, SIZE as u64]), Ok(SIZE));
+    let name = text(&t, 0, "file");
+    assert_eq!(run(&t, nr::__NR_open, &[name, 0o102, 0o644]), Ok(2));
+    assert_eq!(run(&t, nr::__NR_fcntl, &[2, GETPIPE_SZ, 0]), Err(Errno::EBADF));
+}
+
+#[test]
 fn pipes_carry_bytes_and_end() {
     let t = thread();
     let (at, data) = ((START + 8) as u64, text(&t, 100, "abc"));
