@@ -2,7 +2,7 @@
 #![no_main]
 
 use boot::start_info::{PhysicalMemory, parse};
-use boot::{BootError, LOW_MEMORY_END, MAX_COMMAND_LINE, MAX_REGIONS, Options};
+use boot::{BootError, LOW_MEMORY_END, MAX_COMMAND_LINE, MAX_REGIONS, Options, options::DeviceLocation};
 use litebox_fuzz::Input;
 
 litebox_fuzz::target!(litebox_fuzz::seeds::start_info, run);
@@ -44,6 +44,8 @@ fn run(bytes: &[u8]) {
     assert!(line.len() <= MAX_COMMAND_LINE && !line.contains(&0));
     let Ok(options) = Options::parse(line) else { return };
     for device in [options.console, options.root].into_iter().flatten() {
-        assert!(device.address % 4 == 0 && device.address < 1 << 32 && device.line < 24);
+        if let DeviceLocation::Mmio { address, line } = device {
+            assert!(address % 4 == 0 && address < 1 << 32 && line < 24);
+        }
     }
 }

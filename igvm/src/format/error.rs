@@ -107,13 +107,6 @@ pub enum ParseError {
         /// Of the second header.
         offset: usize,
     },
-    /// A mask has a bit that no platform defines.
-    UndefinedMask {
-        /// Of the header.
-        offset: usize,
-        /// The mask.
-        mask: u32,
-    },
     /// An address or a size that is not aligned.
     Unaligned {
         /// Of the header.
@@ -195,7 +188,6 @@ impl ParseError {
             | Self::NoPlatform { offset }
             | Self::PlatformMaskNotOneBit { offset, .. }
             | Self::DuplicatePlatform { offset }
-            | Self::UndefinedMask { offset, .. }
             | Self::Unaligned { offset, .. }
             | Self::AddressOverflow { offset, .. }
             | Self::DataOutsideFile { offset, .. }
@@ -250,9 +242,6 @@ impl fmt::Display for ParseError {
             }
             Self::DuplicatePlatform { .. } => {
                 f.write_str("type or mask of this platform was used by one before: remove one of the two")
-            }
-            Self::UndefinedMask { mask, .. } => {
-                write!(f, "mask {mask:#x} has a bit of no platform: declare the platform or clear the bit")
             }
             Self::Unaligned { value, alignment, .. } => {
                 write!(f, "{value:#x} must be a multiple of {alignment:#x}")

@@ -1,7 +1,8 @@
 //! A whole file: checked once by [`IgvmFile::parse`], then walked by iterators that borrow it.
 //!
-//! Having an `IgvmFile` proves that every header decodes, that masks name declared platforms, that parameter areas are declared
-//! before and inserted once, and that all data lie in the file. It does not prove that any host would load it: that is
+//! Having an `IgvmFile` proves that every header decodes, that parameter areas are declared before and inserted once, and that all
+//! data lie in the file. A mask may have bits of platforms that the file does not declare, which concern nobody: COCONUT-SVSM's
+//! builder sets those of all platforms that it knows. It does not prove that any host would load it: that is
 //! [`crate::profile`]'s matter. The work and the memory of parsing are linear in the size of the headers.
 
 use alloc::collections::BTreeMap;
@@ -198,20 +199,13 @@ impl<'a> IgvmFile<'a> {
                 parsed.initialization = (bytes.get(..raw.offset - start).unwrap_or_default(), start);
             }
             current = section;
-            let mask = match section {
-                Section::Platform => {
-                    parsed.add_platform(&raw)?;
-                    None
-                }
-                Section::Initialization => Initialization::decode(&raw, data)?.compatibility_mask(),
+            match section {
+                Section::Platform => parsed.add_platform(&raw)?,
+                Section::Initialization => drop(Initialization::decode(&raw, data)?),
                 Section::Directive => {
                     let directive = Directive::decode(&raw, data, parsed.vmsa_mask())?;
                     areas.check(&raw, &directive)?;
-                    directive.compatibility_mask()
                 }
-            };
-            if let Some(mask) = mask.filter(|mask| mask & !parsed.all_masks() != 0) {
-                return Err(ParseError::UndefinedMask { offset: raw.offset, mask });
             }
         }
         if parsed.platforms.is_empty() {
@@ -236,10 +230,6 @@ impl<'a> IgvmFile<'a> {
         }
         self.platforms.push(At { offset, header: platform });
         Ok(())
-    }
-
-    fn all_masks(&self) -> u32 {
-        self.platforms().fold(0, |masks, platform| masks | platform.header.compatibility_mask)
     }
 
     fn vmsa_mask(&self) -> u32 {

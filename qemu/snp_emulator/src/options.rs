@@ -3,6 +3,7 @@
 //! The launcher is ours (`xtask/src/emulate/`) and has checked what its user said; what cannot be is refused all the same, in words, since a
 //! C-bit or a number of CPUs that is out of range would end the emulator later in none.
 
+use crate::vmsa::features;
 use alloc::format;
 use alloc::string::{String, ToString};
 use litebox_igvm::profile::HostProfile;
@@ -39,6 +40,16 @@ pub struct Options {
 }
 
 impl Options {
+    /// SEV_FEATURES that VMSAs may ask for: what KVM supports of what is emulated (`arch/x86/kvm/svm/sev.c`), and restricted injection where the
+    /// host is none in particular.
+    pub fn sev_features(&self) -> u64 {
+        let restricted = match self.host {
+            HostProfile::Specification => features::RESTRICTED_INJECTION,
+            _ => 0,
+        };
+        features::SNP | features::DEBUG_SWAP | restricted | self.features
+    }
+
     /// Reads them; a key that is not known is for a newer emulator, and not there. `seed` is taken where none is given.
     ///
     /// # Errors
@@ -99,6 +110,8 @@ mod tests {
         assert_eq!((options.cpus, options.c_bit, options.strict, options.seed), (2, 47, false, 7));
         assert_eq!((options.host, options.append.as_str()), (HostProfile::OpenVmm, "a=b c"));
         assert_eq!((options.report_version, options.trace), (ReportVersion::V5, false));
+        assert_eq!(options.sev_features(), 0x21);
+        assert_eq!(Options::parse(b"host=specification\nfeatures=2", 7).unwrap().sev_features(), 0x2b);
         assert_eq!(Options::parse(b"seed=9", 7).unwrap().seed, 9);
         assert_eq!(Options::parse(b"seed=0", 7).unwrap().seed, 7);
     }

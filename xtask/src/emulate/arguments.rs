@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use litebox_igvm::profile::HostProfile;
 
 use crate::cli::{Accel, seconds, size};
-use crate::igvm::arguments::vmm;
+use crate::igvm::arguments::host;
 
 /// What `emulate` takes.
 #[derive(Debug, Args)]
@@ -29,8 +29,8 @@ pub struct Emulate {
     /// Linux's command line
     #[arg(long, value_name = "WORDS", conflicts_with = "igvm", default_value = "console=ttyS0 panic=-1", value_parser = one_line)]
     pub append: String,
-    /// The VMM whose rules hold
-    #[arg(long, value_name = "VMM", default_value = "qemu", value_parser = vmm())]
+    /// The VMM whose rules hold; `specification` is none in particular
+    #[arg(long, value_name = "VMM", default_value = "qemu", value_parser = host())]
     pub host: HostProfile,
     /// The guest's CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=CPUS_MAX))]

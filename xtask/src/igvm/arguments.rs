@@ -113,7 +113,7 @@ fn identifier(text: &str) -> Result<[u8; 16], String> {
 }
 
 /// Every host that is known, by its name.
-fn host() -> impl TypedValueParser<Value = HostProfile> {
+pub fn host() -> impl TypedValueParser<Value = HostProfile> {
     named(HostProfile::ALL.map(HostProfile::name))
 }
 

@@ -10,7 +10,6 @@ use snp_emulator::nested::Nested;
 use snp_emulator::options::{CHANNEL, CPUS, DEBUG_EXIT, Options};
 use snp_emulator::rmp::Rmp;
 use snp_emulator::vm::{Config, Machine};
-use snp_emulator::vmsa::features;
 
 /// The machine of this run.
 pub type TheMachine = Machine<Real, Identity>;
@@ -202,7 +201,7 @@ pub fn new(info: &StartInfo, home: u64, options: &Options, cpus: u32) -> TheMach
     let mut hardware = Real { random: options.seed };
     let config = Config {
         c_bit: options.c_bit,
-        sev_features: features::SNP | options.features,
+        sev_features: options.sev_features(),
         trace: options.trace,
         implicit_conversion: !options.strict,
         memory_key: hardware.random(),

@@ -8,6 +8,7 @@ use crate::apic::local::{Delivery, Effect, Ipi, Target};
 use crate::hardware::Hardware;
 use crate::memory::PhysicalMemory;
 use crate::vmcb::Vmcb;
+use crate::vmsa::features;
 
 const V_IRQ: u32 = 1 << 8;
 const V_PRIORITY: u32 = 0xf << 16;
@@ -37,6 +38,11 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         if this.redeliver != 0 && vmcb.event_injection >> 31 & 1 == 0 {
             vmcb.event_injection = core::mem::take(&mut this.redeliver);
         }
+        vmcb.interrupt_control &= !(V_IRQ | V_PRIORITY);
+        // Hardware takes nothing but #HV from the host then, and this host has no #HV (hypervisor features do not name it).
+        if this.features & features::RESTRICTED_INJECTION != 0 {
+            return;
+        }
         if this.nmi && vmcb.event_injection >> 31 & 1 == 0 {
             this.nmi = false;
             vmcb.event_injection = INJECT_NMI;
@@ -44,7 +50,6 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         let local = this.apic.pending();
         let external = this.external.first().copied().filter(|_| this.apic.accepts_external());
         let offer = local.map(|vector| (vector, false)).or(external.map(|vector| (vector, true)));
-        vmcb.interrupt_control &= !(V_IRQ | V_PRIORITY);
         if let Some((vector, _)) = offer {
             vmcb.interrupt_control |= V_IRQ | V_PRIORITY | V_IGNORE_TPR;
             vmcb.interrupt_vector = vector.into();
@@ -205,6 +210,18 @@ mod tests {
         assert_eq!(after(true, interrupt), (false, interrupt));
         // QEMU has not, and calls it an exception.
         assert_eq!(after(false, interrupt | EXCEPTION << 8), (true, 0));
+    }
+
+    #[test]
+    fn a_guest_with_restricted_injection_gets_none() {
+        let mut machine = machine(0x10000);
+        let mut vmcb = Vmcb::ZERO;
+        machine.cpus[0].features |= features::RESTRICTED_INJECTION;
+        machine.cpus[0].apic.write(0xf0, 0x1ff, 0);
+        machine.cpus[0].apic.raise(VECTOR, false);
+        machine.cpus[0].nmi = true;
+        machine.offer_interrupts(0, &mut vmcb);
+        assert_eq!((vmcb.interrupt_control & V_IRQ, vmcb.event_injection), (0, 0));
     }
 
     #[test]
