@@ -36,7 +36,8 @@ fn run(file: &[u8]) {
         let strings = [b"program".to_vec(), Vec::new(), b"A=b".to_vec()];
         let (args, env) = strings.split_at(2);
         let memory = Mm::new(machine).expect("a machine with memory");
-        let started = execute(&thread.process, memory, Some(&thread), PROGRAM, args, env, ThreadSignals::default());
+        let started =
+            execute(&thread.process, memory, Some(&thread), PROGRAM, args, env, ThreadSignals::default());
         if let Ok((thread, registers)) = started {
             thread.bind();
             check_memory(thread.mm());

@@ -2,7 +2,7 @@
 #![no_main]
 
 use boot::start_info::{PhysicalMemory, parse};
-use boot::{BootError, LOW_MEMORY_END, MAX_COMMAND_LINE, MAX_REGIONS, Options, options::DeviceLocation};
+use boot::{BootError, DeviceLocation, LOW_MEMORY_END, MAX_COMMAND_LINE, MAX_REGIONS, Options};
 use litebox_fuzz::Input;
 
 litebox_fuzz::target!(litebox_fuzz::seeds::start_info, run);
