@@ -55,6 +55,12 @@ impl Environment for KernelEnvironment {
     fn attack(&self, attack: Attack, what: &'static str) {
         power::attack(attack, format_args!("{what}"))
     }
+
+    fn lost(&self, what: &'static str) {
+        if snp::active() {
+            power::attack(Attack::BadDevice, format_args!("{what}"));
+        }
+    }
 }
 
 /// Memory that the host may read and write: in a plain VM any, in an SNP guest what was shared with it. Pages are shared many at a time, since each
@@ -136,7 +142,7 @@ fn stdio() -> Option<&'static (Stdio, DeviceLocation)> {
 pub fn console() -> &'static dyn Console {
     match stdio() {
         Some((console, _)) => console,
-        None => power::bad_launch(format_args!("no console device")),
+        None => power::bad_host(format_args!("no console device")),
     }
 }
 
@@ -154,7 +160,7 @@ pub fn root() -> Option<&'static dyn BlockDevice> {
 fn refuse(name: &str, error: DeviceError) -> ! {
     match error.attack() {
         Some((attack, what)) => power::attack(attack, format_args!("{name}: {what}")),
-        None => power::bad_launch(format_args!("{name}: {error}")),
+        None => power::bad_host(format_args!("{name}: {error}")),
     }
 }
 
@@ -196,9 +202,8 @@ pub fn init_serial() {
 
 /// What the command line says.
 pub fn options(info: &BootInfo) -> Options {
-    Options::parse(info.command_line()).unwrap_or_else(|error| {
-        power::bad_launch(format_args!("kernel option {}: not a value of it", error.0))
-    })
+    Options::parse(info.command_line())
+        .unwrap_or_else(|error| power::bad_host(format_args!("kernel option {}: not a value of it", error.0)))
 }
 
 /// Sets the clock by what the launcher says, else by the PIT and the RTC.
@@ -207,12 +212,12 @@ pub fn init_clock(info: &BootInfo, options: &Options) {
     let told = options.tsc_khz.and_then(|khz| TscClock::new(info.entry_tsc, khz));
     let clock = told.unwrap_or_else(|| {
         let measured = calibrate(&HOST, clock::tsc).unwrap_or_else(|error| {
-            power::bad_launch(format_args!(
+            power::bad_host(format_args!(
                 "no tsc_khz= on the command line, and the PIT does not tell: {error}"
             ))
         });
         TscClock::new(info.entry_tsc, measured)
-            .unwrap_or_else(|| power::bad_launch(format_args!("a TSC of {measured} kHz cannot be")))
+            .unwrap_or_else(|| power::bad_host(format_args!("a TSC of {measured} kHz cannot be")))
     });
     let realtime = options.realtime_ns.or_else(|| read_rtc(&HOST).ok()).unwrap_or(0);
     clock::init(clock, realtime);
@@ -235,7 +240,7 @@ pub fn read_options(info: &mut BootInfo) {
     let bytes = fw_cfg_item(OPTIONS_ITEM, 1, MAX_COMMAND_LINE)
         .unwrap_or_else(|error| refuse("options (fw_cfg item opt/org.litebox/options)", error));
     if let Err(error) = info.set_command_line(&bytes) {
-        power::bad_launch(format_args!("{error}"));
+        power::bad_host(format_args!("{error}"));
     }
 }
 

@@ -49,7 +49,7 @@ fn kernel_main(info: &mut BootInfo) -> ! {
     features::init();
     memory_functions::set_fast_string(features::get().fast_string);
     if mm::kernel_map::init(info).is_err() {
-        power::bad_launch(format_args!(
+        power::bad_host(format_args!(
             "not enough memory to start: give the VM at least 16 MiB (--memory 16M)"
         ));
     }
@@ -58,7 +58,7 @@ fn kernel_main(info: &mut BootInfo) -> ! {
     let options = devices::options(info);
     devices::init_clock(info, &options);
     if let Err(why) = entropy::init() {
-        power::bad_launch(format_args!("no entropy: {why}"));
+        power::bad_host(format_args!("no entropy: {why}"));
     }
     let manifest = devices::manifest(info);
     log::set_enabled(manifest.log != LogLevel::Off);

@@ -1,7 +1,7 @@
 //! The type that joins the CPU's South traits, implemented here, with the host's, from `platform_snp`.
 
 use crate::cpu::cpuid::{cpuid, cpuid_count};
-use crate::cpu::{entry, features, fpu, percpu::PerCpu, trap};
+use crate::cpu::{entry, features, forged, fpu, percpu::PerCpu, trap};
 use crate::mm::heap::POOL;
 use crate::mm::layout::{USER, USER_END};
 use crate::mm::page_table::PageTable;
@@ -121,6 +121,9 @@ impl Cpu for Kernel {
             // SAFETY: RIP and RFLAGS were just checked; the active address space is the thread's; interrupts are off in the kernel.
             let reason = unsafe { entry::run_user(registers) };
             if reason != snp::VC {
+                if !forged::is_believed(reason, registers.rip) {
+                    continue;
+                }
                 if reason < trap::EXTERNAL_BASE.into() && reason != trap::PAGE_FAULT {
                     snp::check_user_exception(reason, registers);
                 }

@@ -62,6 +62,15 @@ pub fn bad_launch(why: fmt::Arguments<'_>) -> ! {
     end(Ending::Status(ExitStatus::BadLaunch), why)
 }
 
+/// The host does not give what it must. In a plain VM that is a launch that went wrong; in an SNP guest nobody but the host can be at fault, and what it says about it
+/// is worth nothing.
+pub fn bad_host(why: fmt::Arguments<'_>) -> ! {
+    match c_bit() {
+        0 => bad_launch(why),
+        _ => attack(Attack::BadDevice, why),
+    }
+}
+
 /// The host attacked.
 pub fn attack(attack: Attack, what: fmt::Arguments<'_>) -> ! {
     end(Ending::Attack(attack), what)

@@ -95,6 +95,9 @@ pub struct Run {
     /// Under the emulator: write what it counted, and each exchange between guest and host, to FILE (lines of JSON)
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// Under the emulator: attacks of the host's to carry out (TOML; docs/emulator.md)
+    #[arg(long, value_name = "FILE")]
+    pub script: Option<PathBuf>,
     /// Boot this package of the workspace, which is linked with the kernel as a library, instead of the kernel proper
     #[arg(long, value_name = "PACKAGE", hide = true)]
     pub kernel: Option<String>,

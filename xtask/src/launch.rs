@@ -24,6 +24,7 @@ use crate::protocol::{Line, Parser, Verdict, status};
 use crate::qemu::process::{self, Qemu};
 pub use crate::qemu::streams::Input;
 use crate::qemu::streams::{read_some, write_all};
+use platform_snp::snp::Violation;
 use platform_snp::snp::violation::REASON_SET;
 
 /// Where a stream of output goes.
@@ -44,6 +45,8 @@ pub struct LaunchSpec {
     pub machine: Machine,
     /// The encoded manifest, or the IGVM file that holds it.
     pub payload: Vec<u8>,
+    /// The emulator's attack script, as it takes it; empty: none.
+    pub script: Vec<u8>,
     /// Standard input.
     pub stdin: Input,
     /// Standard output.
@@ -131,17 +134,27 @@ struct Summary {
     words: String,
     #[serde(default)]
     set: u8,
+    #[serde(default)]
+    code: u8,
 }
 
 /// How an emulated machine ended that did not say it itself: the emulator knows.
-fn emulated(report: &str, otherwise: &Ending) -> Ending {
+fn emulated(report: &str, attacked: bool, otherwise: &Ending) -> Ending {
     let summary = report.lines().rev().find_map(|line| serde_json::from_str::<Summary>(line).ok());
     match summary {
         // The guest's own reason codes: it found an attack.
         Some(summary) if summary.ending == "terminated" && summary.set == REASON_SET => {
-            Ending::Verdict(Verdict::HostAttack(summary.words))
+            let reason = match Violation::from_code(summary.code) {
+                Some(violation) => format!("{} {}", violation.name(), violation.words()),
+                None => summary.words,
+            };
+            Ending::Verdict(Verdict::HostAttack(reason))
         }
         // No instruction of the guest's was executed: the host, or its PSP, refused the file.
+        // The hardware does not let a guest go on whose memory the host has taken. Without a script it is the guest that uses a page in the wrong way.
+        Some(summary) if attacked && matches!(summary.ending.as_str(), "rmp-fault" | "no-memory") => {
+            Ending::Verdict(Verdict::HostAttack(format!("{} {}", summary.ending, summary.words)))
+        }
         Some(summary) => Ending::Vanished { booted: summary.ending != "launch-failed", qemu: summary.words },
         None => match report.lines().find(|line| line.contains("emulator_bug")) {
             Some(line) => Ending::Vanished { booted: false, qemu: format!("bug of the emulator: {line}") },
@@ -205,6 +218,9 @@ pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
         memfd_create(c"payload", MFdFlags::MFD_CLOEXEC).context("cannot make a memory file")?;
     let mut payload = File::from(payload);
     payload.write_all(&spec.payload).context("cannot write what the guest is made of")?;
+    let mut script: File =
+        memfd_create(c"script", MFdFlags::MFD_CLOEXEC).context("cannot make a memory file")?.into();
+    script.write_all(&spec.script).context("cannot write the attack script")?;
     let mut report: File =
         memfd_create(c"report", MFdFlags::MFD_CLOEXEC).context("cannot make a memory file")?.into();
 
@@ -227,6 +243,7 @@ pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
         payload: inherited(payload.as_raw_fd()),
         report: inherited(report.as_raw_fd()),
         rom: inherited(firmware.as_raw_fd()),
+        script: inherited(script.as_raw_fd()),
     };
     if spec.handle_signals {
         process::block_signals()?;
@@ -239,12 +256,13 @@ pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
         payload.as_raw_fd(),
         report.as_raw_fd(),
         firmware.as_raw_fd(),
+        script.as_raw_fd(),
     ];
     let arguments = spec.machine.arguments(&streams, !in_rom);
     let start = Instant::now();
     let mut qemu = Qemu::start(&spec.qemu, &arguments, descriptors)?;
     // QEMU's ends live in QEMU alone, or its death would not end the streams.
-    drop((serial_qemu, stdin_qemu, stdout_qemu, stderr_qemu, payload, firmware));
+    drop((serial_qemu, stdin_qemu, stdout_qemu, stderr_qemu, payload, firmware, script));
 
     let (events, inbox) = mpsc::channel();
     carry_serial(serial, events.clone());
@@ -299,7 +317,9 @@ pub fn launch(spec: &LaunchSpec) -> Result<Outcome> {
     // What is no text is a bug of the emulator's, and shows as one.
     let _ = report.seek(SeekFrom::Start(0)).and_then(|_| report.read_to_string(&mut emulator));
     let ending = match ending {
-        Ending::Vanished { .. } if spec.machine.boot == Boot::Emulator => emulated(&emulator, &ending),
+        Ending::Vanished { .. } if spec.machine.boot == Boot::Emulator => {
+            emulated(&emulator, spec.machine.attacked, &ending)
+        }
         other => other,
     };
     Ok(Outcome { ending, timing: wait.timing, stdout, stderr, log: wait.log, emulator })

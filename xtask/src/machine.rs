@@ -71,6 +71,8 @@ pub struct Streams {
     pub rom: PathBuf,
     /// A file for what the emulator reports.
     pub report: PathBuf,
+    /// A file that holds the emulator's attack script.
+    pub script: PathBuf,
 }
 
 impl Streams {
@@ -84,6 +86,7 @@ impl Streams {
             payload,
             rom: PathBuf::new(),
             report: PathBuf::new(),
+            script: PathBuf::new(),
         }
     }
 }
@@ -139,6 +142,8 @@ pub struct Machine {
     pub bus: Bus,
     /// Whether the emulator reports each exchange.
     pub trace: bool,
+    /// Whether it attacks the guest, by a script.
+    pub attacked: bool,
     /// The ELF file of the kernel, or of the emulator.
     pub kernel: PathBuf,
     /// The workload image.
@@ -275,6 +280,9 @@ impl Machine {
                 if self.trace {
                     add(&["-fw_cfg".into(), "name=opt/org.litebox/emulate,string=trace=1".into()]);
                 }
+                if self.attacked {
+                    add(&["-fw_cfg".into(), item("script", &streams.script)]);
+                }
                 add(&["-append".into(), format!("reserve={EMULATOR_RESERVE}").into()]);
                 add(&["-kernel".into(), self.kernel.clone().into()]);
             }
@@ -309,6 +317,7 @@ mod tests {
             boot: Boot::Pvh,
             bus: Bus::Mmio,
             trace: false,
+            attacked: false,
             kernel: "/k".into(),
             root: Some("/a,b".into()),
             memory: 16 << 20,
@@ -340,6 +349,7 @@ mod tests {
             payload: inherited(14),
             report: inherited(15),
             rom: inherited(16),
+            script: inherited(17),
         }
     }
 

@@ -5,11 +5,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use litebox_igvm::profile::HostProfile;
 use serde::Serialize;
 
 use crate::cli::{Accel, Platform, Run};
+use crate::emulate::script;
 use crate::launch::{Ending, Input, LaunchSpec, Outcome, Output, launch};
 use crate::machine::{Accelerator, Boot, Bus, Machine, SNP_CPU, Streams};
 use crate::protocol::status;
@@ -97,7 +98,7 @@ struct Parts {
 fn parts(args: &Run, boot: Boot, kernel: &Path) -> Result<Parts, Failure> {
     if let Some(built) = igvm::Built::open(&args.program)? {
         if boot == Boot::Pvh {
-            return Err(anyhow::anyhow!("an IGVM file is for SNP guests: leave out --platform vm").into());
+            return Err(anyhow!("an IGVM file is for SNP guests: leave out --platform vm").into());
         }
         return Ok(Parts { image: built.image, reused: true, payload: built.igvm });
     }
@@ -114,6 +115,10 @@ fn parts(args: &Run, boot: Boot, kernel: &Path) -> Result<Parts, Failure> {
 fn attempt(args: &Run, ran: &mut Option<(Machine, bool)>) -> Result<Outcome, Failure> {
     let qemu = qemu::find_or_install()?;
     let boot = choose_platform(args, &qemu)?;
+    if args.script.is_some() && boot != Boot::Emulator {
+        return Err(anyhow!("--script is for the emulator: add --platform snp-emulated").into());
+    }
+    let script = args.script.as_deref().map(script::open).transpose()?;
     let kernel = kernel::build(args.kernel.as_deref().unwrap_or(kernel::PACKAGE))?;
     let accelerator = match boot {
         // The PSP's guests run on the CPU itself.
@@ -133,6 +138,7 @@ fn attempt(args: &Run, ran: &mut Option<(Machine, bool)>) -> Result<Outcome, Fai
         Boot::Emulator => {
             emulated(&mut machine)?;
             machine.trace = args.trace.is_some();
+            machine.attacked = script.is_some();
         }
         Boot::Snp => {
             machine.boot = boot;
@@ -144,6 +150,7 @@ fn attempt(args: &Run, ran: &mut Option<(Machine, bool)>) -> Result<Outcome, Fai
         qemu,
         machine,
         payload,
+        script: script.unwrap_or_default(),
         stdin: Input::Inherit,
         stdout: Output::Inherit,
         stderr: Output::Inherit,
@@ -173,6 +180,7 @@ pub fn machine(kernel: PathBuf, accelerator: Accelerator, memory: u64, root: Opt
         boot: Boot::Pvh,
         bus: Bus::Mmio,
         trace: false,
+        attacked: false,
         kernel,
         root,
         memory,

@@ -3,9 +3,9 @@
 //! The IDT has gates for the CPU's exceptions and for the vectors in [`super::trap::EXTERNAL_VECTORS`], and for nothing else: there is no
 //! `int 0x80`, and a vector that a host injects without having been asked meets a gate that is not present.
 
-use super::entry;
 use super::percpu::{FaultStack, PerCpu};
 use super::trap::EXTERNAL_VECTORS;
+use super::{entry, forged};
 use core::cell::UnsafeCell;
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
@@ -33,7 +33,9 @@ struct Gate {
 }
 
 impl Gate {
-    const ABSENT: Gate = Gate { low: 0, high: 0 };
+    /// An interrupt gate for ring 0 that is not present. Its type and DPL are what tells an INT of ring 3, which is #GP, from a vector of the host's, which is #NP:
+    /// a gate without a type would be #GP for both.
+    const ABSENT: Gate = Gate { low: 0xe << 40, high: 0 };
 
     fn interrupt(handler: u64, stack: Option<FaultStack>, user_callable: bool) -> Gate {
         let ist = stack.map_or(0, |s| s as u64 + 1);
@@ -57,12 +59,13 @@ struct Idt(UnsafeCell<[Gate; 256]>);
 unsafe impl Sync for Idt {}
 static IDT: Idt = Idt(UnsafeCell::new([Gate::ABSENT; 256]));
 
-/// Vectors that #DB, NMI, #DF and #MC arrive on.
+/// Vectors that #DB, NMI, #BP, #DF, #MC and #VC arrive on.
 const DEBUG: usize = 1;
 const NMI: usize = 2;
 const BREAKPOINT: usize = 3;
 const DOUBLE_FAULT: usize = 8;
 const MACHINE_CHECK: usize = 18;
+const VMM_COMMUNICATION: usize = 29;
 
 /// Loads everything on this CPU. Interrupts stay off.
 pub fn init(cpu: &'static PerCpu) {
@@ -96,6 +99,8 @@ pub fn init(cpu: &'static PerCpu) {
         (NMI, FaultStack::Nmi),
         (DOUBLE_FAULT, FaultStack::DoubleFault),
         (MACHINE_CHECK, FaultStack::MachineCheck),
+        // A host can inject it where RSP is the user's, or the stack itself is what was taken away.
+        (VMM_COMMUNICATION, FaultStack::Communication),
     ] {
         gates[vector] = Gate::interrupt(entry::exception_stub(vector), Some(stack), false);
     }
@@ -108,6 +113,7 @@ pub fn init(cpu: &'static PerCpu) {
     };
     // SAFETY: the table is complete and lives for ever.
     unsafe { x86_64::instructions::tables::lidt(&pointer) };
+    forged::init();
 
     // SYSRET loads CS from STAR[63:48] + 16 and SS from + 8, SYSCALL from STAR[47:32] and + 8.
     // SAFETY: the selectors are those of the GDT above.

@@ -5,6 +5,7 @@ pub mod cpuid;
 pub mod descriptors;
 pub mod entry;
 pub mod features;
+pub mod forged;
 pub mod fpu;
 pub mod ioapic;
 pub mod msr;

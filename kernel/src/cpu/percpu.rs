@@ -14,7 +14,7 @@ use x86_64::structures::tss::TaskStateSegment;
 
 /// Bytes of the stack that the CPU pushes its frame on when ring 3 is interrupted. Only that frame and two words ever lie there.
 const ENTRY_STACK: usize = 256;
-/// Bytes of each stack for NMI, double fault, machine check and debug exceptions.
+/// Bytes of each stack for NMI, double fault, machine check, debug and VMM communication exceptions.
 const FAULT_STACK: usize = 8192;
 
 /// Index into the interrupt stack table (0-based), per exception that must not trust RSP.
@@ -25,6 +25,7 @@ pub enum FaultStack {
     Nmi,
     MachineCheck,
     Debug,
+    Communication,
 }
 
 #[repr(align(16))]
@@ -67,13 +68,13 @@ pub struct PerCpu {
 /// The stacks of a CPU. Apart from the rest, which is not all zeros and would take these into the image with it.
 struct CpuStacks {
     entry: Stack<ENTRY_STACK>,
-    fault: [Stack<FAULT_STACK>; 4],
+    fault: [Stack<FAULT_STACK>; 5],
 }
 
 // SAFETY: only the CPU that owns them uses them, and only the hardware and assembly do.
 unsafe impl Sync for CpuStacks {}
 
-static BOOT_STACKS: CpuStacks = CpuStacks { entry: Stack::new(), fault: [const { Stack::new() }; 4] };
+static BOOT_STACKS: CpuStacks = CpuStacks { entry: Stack::new(), fault: [const { Stack::new() }; 5] };
 
 /// Offsets for the assembly.
 pub const KERNEL_RSP: usize = offset_of!(PerCpu, kernel_rsp);

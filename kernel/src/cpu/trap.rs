@@ -1,11 +1,10 @@
 //! Traps: what an exit from user mode means, and what to do about a trap in ring 0.
 
 use super::percpu::PerCpu;
-use super::{apic, entry};
+use super::{apic, entry, forged};
 use crate::mm::user_access;
 use crate::snp::VC;
 use litebox_core::platform::{Attack, Exception, PageFault, Prot, UserExit};
-use x86_64::registers::control::Cr2;
 
 /// The first vector that is not an exception's.
 pub const EXTERNAL_BASE: u8 = 0x20;
@@ -41,6 +40,7 @@ const INTERRUPT_FLAG: u64 = 1 << 9;
 /// Translates the reason that [`entry::run_user`] gave. Interrupts are handled on the way.
 pub fn user_exit(reason: u64) -> UserExit {
     let cpu = PerCpu::get();
+    let address = if reason == PAGE_FAULT { forged::fault_address() } else { 0 };
     #[allow(clippy::match_overlapping_arm)] // The range is what is left of the exceptions.
     match reason {
         entry::SYSCALL => UserExit::Syscall,
@@ -55,7 +55,7 @@ pub fn user_exit(reason: u64) -> UserExit {
                 _ => Prot::READ,
             };
             UserExit::PageFault(PageFault {
-                address: Cr2::read_raw() as usize,
+                address: address as usize,
                 access,
                 present: error & 1 != 0,
             })
@@ -68,15 +68,15 @@ pub fn user_exit(reason: u64) -> UserExit {
         19 => UserExit::Exception(Exception::Simd),
         17 => UserExit::Exception(Exception::Alignment),
         NMI => UserExit::Interrupt,
-        // The EXT bit says that no instruction of the workload did this: the host sent a vector that has no gate.
-        NOT_PRESENT if cpu.error_code() & 1 != 0 => {
+        // No instruction of the workload does this: all descriptors that it can load are present, and INT to an absent gate is #GP. The host sent a vector.
+        NOT_PRESENT => {
             let vector = cpu.error_code() >> 3;
             crate::power::attack(
                 Attack::BadInterrupt,
                 format_args!("vector {vector:#x} was injected in user mode"),
             )
         }
-        NOT_PRESENT | 12 => UserExit::Exception(Exception::Stack),
+        12 => UserExit::Exception(Exception::Stack),
         0..32 => UserExit::Exception(Exception::Protection),
         vector => {
             interrupt(vector as u8);
@@ -95,6 +95,7 @@ fn interrupt(vector: u8) {
 
 /// A trap in ring 0.
 pub extern "C" fn kernel_trap(frame: &mut TrapFrame) {
+    let mut address = 0;
     match frame.vector {
         // An NMI asks for nothing that we have. It may have come before `swapgs`: nothing here goes through GS.
         NMI => {
@@ -109,12 +110,15 @@ pub extern "C" fn kernel_trap(frame: &mut TrapFrame) {
         }
         VC => crate::snp::kernel_vc(frame.error_code),
         vector => {
+            if vector == PAGE_FAULT {
+                address = forged::fault_address();
+            }
             let fixup = user_access::fixup(vector, frame.rip).or_else(|| entry::iret_fixup(frame.rip));
             if let Some(rip) = fixup {
                 frame.rip = rip;
                 return;
             }
-            if vector == NOT_PRESENT && frame.error_code & 1 != 0 {
+            if vector == NOT_PRESENT {
                 let injected = frame.error_code >> 3;
                 crate::power::attack(
                     Attack::BadInterrupt,
@@ -137,6 +141,6 @@ pub extern "C" fn kernel_trap(frame: &mut TrapFrame) {
         frame.error_code,
         frame.rip,
         frame.rsp,
-        Cr2::read_raw()
+        address
     );
 }

@@ -85,4 +85,8 @@ pub trait Environment: Send + Sync {
     fn wait(&self);
     /// The host attacked: the kernel ends the machine here. If it returns all the same, the driver stays unusable.
     fn attack(&self, attack: Attack, what: &'static str);
+    /// A device that the machine cannot do without does not do its work any more. A kernel that has nobody else to blame ends the machine here.
+    fn lost(&self, what: &'static str) {
+        let _ = what;
+    }
 }

@@ -73,6 +73,73 @@ impl Violation {
         Request::Terminate { set: REASON_SET, code: self as u8 }
     }
 
+    /// All of them.
+    pub const ALL: [Violation; 26] = [
+        Self::Svsm,
+        Self::BadException,
+        Self::NotSwitchedOff,
+        Self::ProtocolVersion,
+        Self::Features,
+        Self::GhcbRegistration,
+        Self::BadMsrAnswer,
+        Self::BadGhcbAnswer,
+        Self::Refused,
+        Self::PageState,
+        Self::Pvalidate,
+        Self::DoubleValidation,
+        Self::CpuidPage,
+        Self::CBit,
+        Self::SecretsPage,
+        Self::MemoryMap,
+        Self::MemoryMissing,
+        Self::Vmpl,
+        Self::InjectedVc,
+        Self::MemoryLost,
+        Self::BadInterrupt,
+        Self::BadDevice,
+        Self::ImageTampered,
+        Self::LaunchBlock,
+        Self::Bug,
+        Self::PspAnswer,
+    ];
+
+    /// The one with this code.
+    pub fn from_code(code: u8) -> Option<Violation> {
+        Self::ALL.into_iter().find(|violation| *violation as u8 == code)
+    }
+
+    /// Its name, for programs and test scripts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotSwitchedOff => "not-switched-off",
+            Self::Svsm => "svsm",
+            Self::BadException => "bad-exception",
+            Self::ProtocolVersion => "protocol-version",
+            Self::Features => "features",
+            Self::GhcbRegistration => "ghcb-registration",
+            Self::BadMsrAnswer => "bad-msr-answer",
+            Self::BadGhcbAnswer => "bad-ghcb-answer",
+            Self::Refused => "refused",
+            Self::PageState => "page-state",
+            Self::Pvalidate => "pvalidate",
+            Self::DoubleValidation => "double-validation",
+            Self::CpuidPage => "cpuid-page",
+            Self::CBit => "c-bit",
+            Self::SecretsPage => "secrets-page",
+            Self::MemoryMap => "memory-map",
+            Self::MemoryMissing => "memory-missing",
+            Self::Vmpl => "vmpl",
+            Self::InjectedVc => "injected-vc",
+            Self::MemoryLost => "memory-lost",
+            Self::BadInterrupt => "bad-interrupt",
+            Self::BadDevice => "bad-device",
+            Self::ImageTampered => "image-tampered",
+            Self::LaunchBlock => "launch-block",
+            Self::Bug => "bug",
+            Self::PspAnswer => "psp-answer",
+        }
+    }
+
     /// In words.
     pub fn words(self) -> &'static str {
         match self {
@@ -127,5 +194,13 @@ mod tests {
     fn a_reason_is_a_termination_request() {
         assert_eq!(u64::from(Violation::BadException.request()), 0x19_b100);
         assert!(!Violation::BadException.words().is_empty());
+    }
+
+    #[test]
+    fn codes_are_found_again() {
+        for violation in Violation::ALL {
+            assert_eq!(Violation::from_code(violation as u8), Some(violation));
+        }
+        assert_eq!((Violation::from_code(0), Violation::from_code(0xff)), (None, None));
     }
 }

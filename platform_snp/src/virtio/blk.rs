@@ -126,8 +126,9 @@ impl<T: Transport> BlockDevice for Blk<'_, T> {
             }
             if let Err(error) = self.request(&mut state, at, batch) {
                 state.dead = !matches!(error, DeviceError::Unsupported(_));
-                if let Some((attack, what)) = error.attack() {
-                    self.environment.attack(attack, what);
+                match error.attack() {
+                    Some((attack, what)) => self.environment.attack(attack, what),
+                    None => self.environment.lost("the disk does not give what it is asked for"),
                 }
                 return Err(BlockError::Io);
             }

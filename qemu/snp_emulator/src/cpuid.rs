@@ -140,6 +140,20 @@ impl CpuidTable {
         found.map_or([0; 4], |entry| entry.value)
     }
 
+    /// One register (0 EAX to 3 EDX) of a leaf that is there.
+    pub fn register(&self, leaf: u32, subleaf: u32, register: u8) -> Option<u32> {
+        let found = self.leaves.iter().find(|entry| (entry.eax_in, entry.ecx_in) == (leaf, subleaf))?;
+        found.value.get(usize::from(register)).copied()
+    }
+
+    /// Makes it another: what a host asks the PSP for.
+    pub fn set_register(&mut self, leaf: u32, subleaf: u32, register: u8, value: u32) {
+        let found = self.leaves.iter_mut().find(|entry| (entry.eax_in, entry.ecx_in) == (leaf, subleaf));
+        if let Some(slot) = found.and_then(|entry| entry.value.get_mut(usize::from(register))) {
+            *slot = value;
+        }
+    }
+
     /// The CPUID page.
     pub fn page(&self) -> [u8; 4096] {
         let mut page = [0; 4096];

@@ -16,6 +16,7 @@ pub mod ghcb;
 pub mod hardware;
 pub mod inject;
 pub mod load;
+pub mod malice;
 pub mod memory;
 pub mod nested;
 pub mod options;

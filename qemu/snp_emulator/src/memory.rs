@@ -138,6 +138,29 @@ impl HostMap {
         }
     }
 
+    /// All pages that the host means to be shared, by guest-physical address.
+    pub fn shared_pages(&self) -> Vec<u64> {
+        let mut pages = Vec::new();
+        let mut before = 0;
+        for ram in &self.ram {
+            let count = ram.size / PAGE;
+            let mut page = before;
+            while page < before + count {
+                let word = self.shared.get((page / 64) as usize).copied().unwrap_or(0);
+                if word == 0 {
+                    page = (page / 64 + 1) * 64;
+                    continue;
+                }
+                if word >> (page % 64) & 1 != 0 {
+                    pages.push(ram.gpa + (page - before) * PAGE);
+                }
+                page += 1;
+            }
+            before += count;
+        }
+        pages
+    }
+
     /// Puts the page at `gpa` on other memory, or on none.
     pub fn remap(&mut self, gpa: u64, spa: Option<u64>) {
         self.moved.insert(gpa & !(PAGE - 1), spa);
@@ -210,6 +233,8 @@ mod tests {
         assert_eq!(map.attribute(0x20_1fff), Attribute::Shared);
         assert_eq!(map.attribute(0x20_2000), Attribute::Private);
         assert_eq!(map.attribute(0x1000), Attribute::Private);
+        map.set_attribute(0x8000, Attribute::Shared);
+        assert_eq!(map.shared_pages(), [0x8000, 0x20_1000]);
         assert!(map.is_large(0x20_0000) && map.is_large(0x40_0000) && !map.is_large(0));
         map.remap(0x20_1000, Some(0x3000));
         map.remap(0x20_2000, None);

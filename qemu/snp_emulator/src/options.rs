@@ -37,6 +37,8 @@ pub struct Options {
     pub host: HostProfile,
     /// Linux's command line.
     pub append: String,
+    /// Ticks of the TSC in a millisecond; 0 where the launcher does not know.
+    pub tsc_khz: u64,
 }
 
 impl Options {
@@ -65,6 +67,7 @@ impl Options {
             features: 0,
             host: HostProfile::Qemu,
             append: String::new(),
+            tsc_khz: 0,
         };
         let text = core::str::from_utf8(text).map_err(|_| "the launcher's options are not UTF-8")?;
         for line in text.lines() {
@@ -87,6 +90,7 @@ impl Options {
                 }
                 "features" => options.features = number()?,
                 "host" => options.host = HostProfile::from_name(value).ok_or_else(bad)?,
+                "tsc_khz" => options.tsc_khz = number()?,
                 "append" => options.append = value.to_string(),
                 _ => {}
             }

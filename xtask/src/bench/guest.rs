@@ -175,6 +175,7 @@ fn litebox(setup: &Setup, kernel: &Path, cpu: &str, mode: Mode, emulated: bool) 
         qemu: setup.qemu.clone(),
         machine,
         payload,
+        script: Vec::new(),
         stdin: Input::Bytes(Vec::new()),
         stdout: Output::Capture,
         stderr: Output::Capture,

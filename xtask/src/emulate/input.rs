@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::arguments::Emulate;
+use super::script;
 
 /// Larger files do not fit where a fw_cfg item's size is written.
 const SIZE_MAX: u64 = (1 << 32) - 4096;
@@ -34,8 +35,8 @@ pub enum Guest {
 pub struct Inputs {
     /// The guest.
     pub guest: Guest,
-    /// The text of the attack script.
-    pub script: Option<String>,
+    /// The attack script, as the emulator takes it.
+    pub script: Option<Vec<u8>>,
     /// The disk.
     pub disk: Option<PathBuf>,
     /// Bytes in all files that the emulator reads.
@@ -66,12 +67,7 @@ impl Inputs {
         };
         let script = match &args.script {
             None => None,
-            Some(file) => {
-                checked(file, "the script", |_, _| Ok(()))?;
-                let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-                let text = String::from_utf8(text).ok();
-                Some(text.with_context(|| format!("{}: the script is not text", file.display()))?)
-            }
+            Some(file) => Some(script::open(file)?),
         };
         let disk = match &args.disk {
             None => None,
@@ -90,7 +86,7 @@ impl Inputs {
                 Some(absolute(file)?)
             }
         };
-        size += script.as_ref().map_or(0, |text| text.len() as u64);
+        size += script.as_ref().map_or(0, |bytes| bytes.len() as u64);
         ensure!(
             args.memory > size,
             "the guest's files have {size} bytes and do not fit into --memory, which is {} bytes",

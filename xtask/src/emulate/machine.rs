@@ -183,7 +183,7 @@ mod tests {
     fn an_igvm_file_and_a_script() {
         let mut machine = machine();
         machine.inputs =
-            Inputs { guest: Guest::Igvm("/g".into()), script: Some("x".into()), disk: None, size: 1 };
+            Inputs { guest: Guest::Igvm("/g".into()), script: Some(vec![1]), disk: None, size: 1 };
         machine.c_bit = 47;
         let words = words(&machine);
         for want in [

@@ -5,6 +5,7 @@ mod channel;
 mod input;
 mod machine;
 mod report;
+pub mod script;
 mod session;
 
 use std::io::{self, Write};

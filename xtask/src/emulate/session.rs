@@ -75,7 +75,7 @@ pub fn run(
 ) -> Result<(Ending, Timing)> {
     let (serial, serial_qemu) = UnixStream::pair().context("cannot make a socket pair")?;
     let (channel, channel_qemu) = UnixStream::pair().context("cannot make a socket pair")?;
-    let options = memory_file(options)?;
+    let options = memory_file(options.as_bytes())?;
     let script = memory_file(machine.inputs.script.as_deref().unwrap_or_default())?;
     let streams = Streams {
         serial: serial_qemu.as_raw_fd(),
@@ -120,11 +120,11 @@ pub fn run(
 }
 
 /// A nameless file with these contents.
-fn memory_file(text: &str) -> Result<File> {
+fn memory_file(bytes: &[u8]) -> Result<File> {
     let file: OwnedFd =
         memfd_create(c"emulate", MFdFlags::MFD_CLOEXEC).context("cannot make a memory file")?;
     let mut file = File::from(file);
-    file.write_all(text.as_bytes()).context("cannot write a memory file")?;
+    file.write_all(bytes).context("cannot write a memory file")?;
     Ok(file)
 }
 

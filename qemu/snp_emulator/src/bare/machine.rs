@@ -205,7 +205,7 @@ pub fn new(info: &StartInfo, home: u64, options: &Options, cpus: u32) -> TheMach
         trace: options.trace,
         implicit_conversion: !options.strict,
         memory_key: hardware.random(),
-        tsc_khz: 0,
+        tsc_khz: options.tsc_khz,
         debug_exit: DEBUG_EXIT,
         channel: CHANNEL,
     };

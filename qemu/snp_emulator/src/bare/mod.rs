@@ -16,10 +16,13 @@ mod start_info;
 mod svm;
 
 use alloc::boxed::Box;
+use alloc::string::ToString;
 use core::sync::atomic::{AtomicU64, Ordering};
 use linked_list_allocator::LockedHeap;
 use machine::{IN_GUEST, TheMachine};
 use snp_emulator::ending::Ending;
+use snp_emulator::malice::Malice;
+use snp_emulator::malice::wire::{self, Refused};
 use snp_emulator::options::{self, Options};
 use snp_emulator::vm::Next;
 use snp_emulator::vmcb::{Registers, Vmcb};
@@ -80,11 +83,14 @@ extern "C" fn main(start_info: u64) -> ! {
     }
     MAPS.call_once(machine::permission_maps);
     let mut machine = machine::new(&info, home, &options, cpus);
+    machine.malice =
+        malice().unwrap_or_else(|refused| finish(&mut machine, &Ending::Launch(refused.to_string())));
     let launched =
         given.map_err(Ending::Launch).and_then(|_| launch::load(&mut machine, &info, home, &options));
     if let Err(ending) = launched {
-        finish(&machine, &ending);
+        finish(&mut machine, &ending);
     }
+    machine.launched();
     MACHINE.call_once(|| Mutex::new(machine));
     run(0)
 }
@@ -92,6 +98,18 @@ extern "C" fn main(start_info: u64) -> ! {
 fn enable_svm() {
     // SAFETY: a page of this CPU's own.
     unsafe { svm::enable(pages(1)) };
+}
+
+/// Pages that a script may put in place of others.
+const SPARE_PAGES: usize = 64;
+
+/// The attacks of the script, if the launcher gave one.
+fn malice() -> Result<Option<Box<Malice>>, Refused> {
+    let Some(bytes) = fw_cfg::read("opt/org.litebox/script") else { return Ok(None) };
+    let mut malice = Malice::new(wire::decode(&bytes)?);
+    let spare = pages(SPARE_PAGES);
+    malice.spare = (0..SPARE_PAGES as u64).map(|i| spare + i * 4096).collect();
+    Ok(Some(Box::new(malice)))
 }
 
 /// CPUs that have arrived.
@@ -141,7 +159,7 @@ fn run(cpu: usize) -> ! {
             );
             let next = machine.enter(cpu, vmcb, &mut registers);
             if next == Next::Run {
-                let deadline = machine.cpus.get(cpu).and_then(|this| this.apic.deadline());
+                let deadline = machine.deadline(cpu);
                 if deadline != timer {
                     timer = deadline;
                     apic::set_timer(timer);
@@ -149,7 +167,7 @@ fn run(cpu: usize) -> ! {
                 IN_GUEST[cpu].store(true, Ordering::SeqCst);
             }
             if let Next::End(ending) = &next {
-                finish(&machine, ending);
+                finish(&mut machine, ending);
             }
             next
         };
@@ -161,7 +179,7 @@ fn run(cpu: usize) -> ! {
                 interrupts::open_window();
                 let mut machine = machine.lock();
                 if let Next::End(ending) = machine.exit(cpu, vmcb, &mut registers) {
-                    finish(&machine, &ending);
+                    finish(&mut machine, &ending);
                 }
             }
             Next::Sleep(deadline) => {
@@ -179,7 +197,8 @@ fn run(cpu: usize) -> ! {
 }
 
 /// Tells the launcher how it ended, and ends QEMU.
-fn finish(machine: &TheMachine, ending: &Ending) -> ! {
+fn finish(machine: &mut TheMachine, ending: &Ending) -> ! {
+    machine.scan_shared();
     channel::write(machine.summary(ending).as_bytes());
     power_off(0)
 }

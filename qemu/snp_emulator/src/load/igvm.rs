@@ -130,10 +130,18 @@ impl<H: Hardware, M: PhysicalMemory> Loader<'_, '_, H, M> {
 
     fn parameter(&mut self, parameter: &Parameter) -> Result<(), Ending> {
         let value: Vec<u8> = match parameter.kind {
-            ParameterKind::VpCount => (self.machine.cpus.len() as u32).to_le_bytes().into(),
+            ParameterKind::VpCount => {
+                let mut value = (self.machine.cpus.len() as u32).to_le_bytes().into();
+                self.machine.deposit("vp-count", &mut value);
+                value
+            }
             ParameterKind::EnvironmentInfo => 0u32.to_le_bytes().into(),
             ParameterKind::CommandLine => Vec::from([0]),
-            ParameterKind::MemoryMap => self.memory_map(),
+            ParameterKind::MemoryMap => {
+                let mut value = self.memory_map();
+                self.machine.deposit("memory-map", &mut value);
+                value
+            }
             // Tables that this machine has not: left as the area has them, which for an honest guest means "none".
             _ => return Ok(()),
         };

@@ -83,6 +83,7 @@ impl Launch {
                 &filled
             }
             PageType::Cpuid => {
+                machine.deposit_cpuid()?;
                 filled = machine.cpuid.page();
                 &filled
             }

@@ -35,6 +35,8 @@ pub(super) enum Answer {
     Exception(u64),
     /// 2: the request is malformed.
     Malformed(Malformed),
+    /// Both, as a script has them.
+    Raw(u64, u64),
     /// The CPU is to do something else first; 0 and this is what it finds when it goes on.
     After(Next, u64),
 }
@@ -53,13 +55,19 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         }
     }
 
-    fn vmgexit(&mut self, cpu: usize, vmcb: &Vmcb) -> Next {
+    pub(super) fn vmgexit(&mut self, cpu: usize, vmcb: &Vmcb) -> Next {
         let Some(this) = self.cpus.get(cpu) else { return Next::Stopped };
         let request = Request::decode(this.ghcb_msr);
         *self.counters.requests.entry(request.name()).or_default() +=
             u64::from(!matches!(request, Request::Page(_)));
         if !matches!(request, Request::Page(_)) {
             self.trace(cpu, format_args!("{request:x?}"));
+        }
+        if let Some(answer) = self.msr_request(cpu, vmcb, &request) {
+            if let Some(this) = self.cpus.get_mut(cpu) {
+                this.ghcb_msr = answer;
+            }
+            return Next::Run;
         }
         let answer = match request {
             Request::Page(gpa) => return self.page_request(cpu, vmcb, gpa),
@@ -106,6 +114,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         if let Some(this) = self.cpus.get_mut(cpu) {
             this.ghcb_msr = answer;
         }
+        self.msr_answered(cpu, vmcb, &request);
         Next::Run
     }
 
@@ -135,22 +144,26 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         }
         Writer { memory: &self.memory, spa }.clear();
         let answer = match decoded {
-            Ok(exit) => self.serve(cpu, vmcb, exit, &block),
+            Ok(exit) => self.serve_or_not(cpu, vmcb, exit, &block),
             Err(why) => Answer::Malformed(why),
         };
         let (info1, info2, next) = match answer {
             Answer::Done(info2) => (0, info2, Next::Run),
             Answer::Exception(event) => (1, event, Next::Run),
             Answer::Malformed(why) => (2, why as u64, Next::Run),
+            Answer::Raw(info1, info2) => (info1, info2, Next::Run),
             Answer::After(next, info2) => (0, info2, next),
         };
         let writer = Writer { memory: &self.memory, spa };
         writer.set(Field::ExitInfo1, info1);
         writer.set(Field::ExitInfo2, info2);
+        if let (Ok(exit), Next::Run) = (&decoded, &next) {
+            self.answered(cpu, vmcb, exit, &block);
+        }
         next
     }
 
-    fn serve(&mut self, cpu: usize, vmcb: &Vmcb, exit: Exit, block: &Block) -> Answer {
+    pub(super) fn serve(&mut self, cpu: usize, vmcb: &Vmcb, exit: Exit, block: &Block) -> Answer {
         let spa = block.spa;
         match exit {
             Exit::Cpuid { leaf, subleaf, .. } => {
@@ -177,7 +190,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
                 false => Answer::Exception(INJECT_GP),
             },
             Exit::Rdtsc | Exit::Rdtscp => {
-                let now = self.hardware.tsc();
+                let now = self.guest_tsc();
                 let writer = Writer { memory: &self.memory, spa };
                 writer.set(Field::Rax, now & 0xffff_ffff);
                 writer.set(Field::Rdx, now >> 32);

@@ -16,6 +16,9 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         let Some(spa) = self.map.spa(gpa) else { return false };
         self.memory.write(spa, contents);
         self.rmp.launch(spa, gpa);
+        if let Some(malice) = self.malice.as_mut() {
+            malice.launched.push(gpa);
+        }
         true
     }
 
@@ -50,6 +53,9 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         }
         for page in (0..pages).map(|i| base + i * PAGE) {
             let was = self.map.attribute(page);
+            if self.malice.is_some() && was == Attribute::Shared {
+                self.scan_page(page);
+            }
             self.map.set_attribute(page, to);
             let Some(spa) = self.map.spa(page) else { continue };
             let assigned = self.rmp.entry(spa).assigned;
@@ -59,6 +65,9 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             if assigned {
                 self.rmp.rmpupdate(spa, Size::Small, None);
             }
+        }
+        if self.malice.is_some() {
+            self.converted(cpu, base, pages, to);
         }
     }
 

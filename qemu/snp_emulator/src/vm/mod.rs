@@ -6,6 +6,7 @@
 mod dma;
 mod ghcb;
 mod interrupts;
+mod malice;
 mod memory;
 mod npf;
 mod ports;
@@ -22,6 +23,7 @@ use crate::cpuid::CpuidTable;
 use crate::ending::Ending;
 use crate::hardware::Hardware;
 use crate::inject;
+use crate::malice::Malice;
 use crate::memory::{HostMap, PhysicalMemory};
 use crate::nested::Nested;
 use crate::rmp::Rmp;
@@ -176,6 +178,8 @@ pub struct Machine<H, M> {
     fw_cfg_high: u32,
     /// TSC at the first instruction.
     pub started: u64,
+    /// The attacks of a script.
+    pub malice: Option<Box<Malice>>,
 }
 
 /// Bits of RFLAGS that exist (AMD APM volume 2, section 3.1.6), and the one that is always set.
@@ -207,6 +211,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             psp: None,
             fw_cfg_high: 0,
             started: 0,
+            malice: None,
         }
     }
 
@@ -276,6 +281,12 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         out.push('"');
         let _ = write!(out, ",\"cycles\":{}", self.hardware.tsc().saturating_sub(self.started));
         self.counters.json(&mut out);
+        if let Some(malice) = &self.malice {
+            malice.journal.json(&mut out);
+            if let Some(scanner) = &malice.scanner {
+                scanner.json(&mut out);
+            }
+        }
         out.push_str("}\n");
         out
     }
@@ -285,6 +296,9 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         let now = self.hardware.tsc();
         if let Some(this) = self.cpus.get_mut(cpu) {
             this.apic.tick(now);
+        }
+        if let Some(until) = self.held(cpu, now) {
+            return Next::Sleep(Some(until));
         }
         match self.cpus.get(cpu).map(|this| this.state) {
             None | Some(State::Absent | State::Held) => return Next::Stopped,
@@ -297,6 +311,11 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         }
         vmcb.nested_cr3 = self.nested.root(vmcb.paging());
         self.offer_interrupts(cpu, vmcb);
+        if self.malice.is_some()
+            && let Err(ending) = self.malice_before_entry(cpu, vmcb)
+        {
+            return Next::End(ending);
+        }
         let Some(this) = self.cpus.get_mut(cpu) else { return Next::Stopped };
         if this.halted {
             let wakes = vmcb.event_injection >> 31 & 1 != 0
@@ -404,6 +423,12 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             ));
         }
         self.take_back_interrupts(cpu, vmcb);
+        if self.malice.is_some() {
+            if let Some(next) = self.malice_exit(cpu, vmcb) {
+                return next;
+            }
+            self.exit_event(cpu, vmcb);
+        }
         match code {
             exit::INTR | exit::NMI => Next::Run,
             exit::NPF => self.nested_page_fault(cpu, vmcb),

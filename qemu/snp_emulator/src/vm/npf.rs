@@ -51,6 +51,10 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         let meant = private || self.map.attribute(gpa) == Attribute::Shared;
         match self.rmp.check(spa, gpa, private, vmpl, needs) {
             Access::Granted if !meant => self.wrong_owner(cpu, vmcb, gpa, private),
+            Access::Granted if self.malice.is_some() => {
+                self.touched(cpu, vmcb, gpa);
+                self.fill(cpu, gpa, private, private && address & c == 0 && vmcb.paging())
+            }
             Access::Granted => self.fill(cpu, gpa, private, private && address & c == 0 && vmcb.paging()),
             Access::NotValidated => self.vc(cpu, vmcb, exit::PAGE_NOT_VALIDATED),
             Access::WrongOwner => self.wrong_owner(cpu, vmcb, gpa, private),

@@ -8,6 +8,7 @@ use crate::ending::Ending;
 use crate::ghcb::exits::PortAccess;
 use crate::ghcb::page::{Field, Malformed, Writer};
 use crate::hardware::Hardware;
+use crate::malice::scan::Seen;
 use crate::memory::PhysicalMemory;
 use crate::rmp::PAGE;
 
@@ -40,6 +41,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
                     self.memory.write(slot, value.get(..usize::from(size)).unwrap_or_default());
                 } else {
                     self.memory.read(slot, part);
+                    self.passes(Seen::Port(port), part);
                     if let Some(end) = self.port_write(port, size, u32::from_le_bytes(unit)) {
                         return Answer::After(Next::End(end), 0);
                     }
@@ -52,6 +54,8 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             Writer { memory: &self.memory, spa: block.spa }.set(Field::Rax, value.into());
         } else {
             let value = block.page.get(Field::Rax).unwrap_or(0) as u32;
+            // The whole register: the host sees that, whatever it is for.
+            self.passes(Seen::Port(port), &block.page.get(Field::Rax).unwrap_or(0).to_le_bytes());
             if let Some(end) = self.port_write(port, size, value) {
                 return Answer::After(Next::End(end), 0);
             }
@@ -68,7 +72,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         if self.is_channel(port, size) { !0 } else { self.hardware.port_in(port, size) }
     }
 
-    fn port_write(&mut self, port: u16, size: u8, value: u32) -> Option<Ending> {
+    pub(super) fn port_write(&mut self, port: u16, size: u8, value: u32) -> Option<Ending> {
         self.counters.io_bytes += u64::from(size);
         match port {
             _ if self.is_channel(port, size) => {
@@ -112,6 +116,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         if write {
             self.memory.read(at, bytes.get_mut(part).unwrap_or_default());
             self.counters.io_bytes += u64::from(size);
+            self.passes(Seen::Mmio(gpa), bytes.get(part).unwrap_or_default());
             self.mmio_write(cpu, gpa, size, u64::from_le_bytes(bytes));
         } else {
             bytes = self.mmio_read(cpu, gpa, size).to_le_bytes();
@@ -132,7 +137,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         }
     }
 
-    fn mmio_write(&mut self, cpu: usize, gpa: u64, size: u8, value: u64) {
+    pub(super) fn mmio_write(&mut self, cpu: usize, gpa: u64, size: u8, value: u64) {
         let now = self.hardware.tsc();
         match gpa & !0xfff {
             apic::local::BASE => {

@@ -116,6 +116,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             _ => return Self::finish(vmcb, Fail::Input as u64, false),
         };
         let validate = registers.rdx() & 1 != 0;
+        self.before_pvalidate(cpu, vmcb, validate);
         let (gpa, spa, mapped) = match self.operand(cpu, vmcb, size) {
             Operand::Page { gpa, spa, mapped } => (gpa, spa, mapped),
             Operand::BadInput => return Self::finish(vmcb, Fail::Input as u64, false),
@@ -133,6 +134,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
                     let pages = size.bytes() / PAGE;
                     if validate {
                         self.counters.validated += pages;
+                        self.note_validated(gpa);
                     } else {
                         self.counters.rescinded += pages;
                         self.nested.forget(&self.memory, gpa, size);
