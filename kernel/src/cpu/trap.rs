@@ -54,11 +54,7 @@ pub fn user_exit(reason: u64) -> UserExit {
                 e if e & 1 << 1 != 0 => Prot::WRITE,
                 _ => Prot::READ,
             };
-            UserExit::PageFault(PageFault {
-                address: address as usize,
-                access,
-                present: error & 1 != 0,
-            })
+            UserExit::PageFault(PageFault { address: address as usize, access, present: error & 1 != 0 })
         }
         0 => UserExit::Exception(Exception::DivideError),
         DEBUG => UserExit::Exception(Exception::Debug),
@@ -137,10 +133,6 @@ pub extern "C" fn kernel_trap(frame: &mut TrapFrame) {
     }
     panic!(
         "trap {} in the kernel: error {:#x}, rip {:#x}, rsp {:#x}, cr2 {:#x}",
-        frame.vector,
-        frame.error_code,
-        frame.rip,
-        frame.rsp,
-        address
+        frame.vector, frame.error_code, frame.rip, frame.rsp, address
     );
 }
