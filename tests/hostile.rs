@@ -82,9 +82,11 @@ fn the_processor_is_no_way_in() {
 fn forged_signal_frames() {
     let Some(elf) = needs("sigframe.c", build::c("sigframe.c", Link::StaticGlibc)) else { return };
     let mut suite = Suite::new("signal frames");
-    let cases = "mxcsr components compacted reserved unused misaligned unmapped kernel-state no-state huge kernel-cs kernel-ss \
-                 kernel-rip end-rip noncanonical-rip flags";
-    for case in cases.split(' ').filter(|case| !case.is_empty()) {
+    let cases = "mxcsr unused misaligned unmapped kernel-state no-state huge kernel-cs kernel-ss kernel-rip end-rip noncanonical-rip flags";
+    // The emulator's CPU has no XSAVE, and a frame there no header that could be forged; the host's has.
+    let of_xsave =
+        if e2e::tools::platform() == "snp-emulated" { "" } else { "components compacted reserved" };
+    for case in cases.split_whitespace().chain(of_xsave.split_whitespace()) {
         suite.compare(Program::elf(&elf).args([case]));
     }
     for seed in ["1", "2", "3"] {
