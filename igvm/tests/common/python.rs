@@ -1,14 +1,17 @@
 //! A Python with the package `sev-snp-measure`, in an environment of its own under `target/`.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const PACKAGE: &str = "sev-snp-measure==0.0.13";
 
-/// A Python that has the package, or why there is none.
+/// A Python that has the package, or why there is none. Tests run at once, in one process or several: one of them installs it.
 fn install() -> Result<PathBuf, String> {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("sev-snp-measure");
+    let lock = File::create(directory.with_extension("lock"));
+    let _held = lock.and_then(|file| file.lock().map(|()| file)).map_err(|error| error.to_string())?;
     let python = directory.join("bin/python3");
     let run = |command: &mut Command| -> Result<(), String> {
         let output =
