@@ -4,7 +4,6 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
 
 use e2e::build::{self, Link};
 use e2e::program::feed;
@@ -108,10 +107,8 @@ fn a_timeout_ends_what_does_not_end() {
     for fate in ["loop", "sleep"] {
         let program = Program::elf(&elf).args([fate]).timeout(2);
         suite.check(program.line(), move || {
-            let outcome = program.guest();
-            outcome.expect(124, "")?;
-            let late = outcome.elapsed.0 > Duration::from_secs(20);
-            if late { Err(format!("took {:?}", outcome.elapsed.0)) } else { Ok(()) }
+            // Neither ends of itself, so that an end shows the limit.
+            program.guest().expect(124, "")
         });
     }
     suite.run_in_guest_only();
