@@ -260,7 +260,7 @@ impl Before {
         }
         let mut page = [0; PAGE as usize];
         machine.memory.read(place::SECRET, &mut page);
-        let readable = !machine.rmp.entry(place::SECRET).assigned;
+        let readable = machine.map.attribute(place::SECRET) == Attribute::Shared;
         assert!(!readable || page != SECRET, "the host reads what was private");
     }
 }

@@ -59,7 +59,8 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             self.map.set_attribute(page, to);
             let Some(spa) = self.map.spa(page) else { continue };
             let assigned = self.rmp.entry(spa).assigned;
-            if was != to && (assigned || to == Attribute::Private) {
+            // Also where the page is not assigned yet: one that was private, shared and private again holds plaintext.
+            if was != to {
                 self.memory.scramble(spa, self.config.memory_key);
             }
             if assigned {

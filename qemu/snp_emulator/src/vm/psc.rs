@@ -100,4 +100,18 @@ mod tests {
         let mut machine = machine(0x1_0000);
         assert_eq!(ask(&mut machine, &[SHARED | 0x4000, SHARED | 0x6000]), (0, 2));
     }
+    /// Shared and back, not touched between, it is nobody's; the host sees as little of it as before.
+    #[test]
+    fn a_page_shared_twice_stays_secret() {
+        const PAGE: u64 = 0x4000;
+        let secret = [0x5e; 4096];
+        let mut machine = machine(0x1_0000);
+        assert!(machine.launch_page(PAGE, &secret));
+        for entries in [&[SHARED | PAGE][..], &[1 << 52 | PAGE, SHARED | PAGE]] {
+            assert_eq!(ask(&mut machine, entries), (0, entries.len() as u64));
+            let mut seen = [0; 4096];
+            machine.memory.read(PAGE, &mut seen);
+            assert_ne!(seen, secret);
+        }
+    }
 }
