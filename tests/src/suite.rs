@@ -69,6 +69,8 @@ impl Suite {
                         let result = check();
                         println!("{} {}: {what}", if result.is_ok() { "ok  " } else { "FAIL" }, self.name);
                         if let Err(why) = result {
+                            // At once too, as a long sweep may not come to its end.
+                            println!("{why}");
                             failures.lock().expect("no check panics").push(format!("-- {what}\n{why}"));
                         }
                     }
