@@ -262,6 +262,14 @@ mod tests {
     }
 
     #[test]
+    fn a_working_directory_is_absolute() {
+        assert_eq!(run(&["--workdir", "/tmp", "app"]).unwrap().program.workdir, "/tmp");
+        for relative in ["", "tmp", "./tmp"] {
+            assert!(run(&["--workdir", relative, "app"]).is_err(), "{relative}");
+        }
+    }
+
+    #[test]
     fn definition_is_sound() {
         use clap::CommandFactory;
         Cli::command().debug_assert();

@@ -38,9 +38,15 @@ pub fn from_tar(path: &Path, scratch: &Path) -> Result<Tree> {
 /// Adds what an uncompressed archive, whose bytes come from `from` and are also in the file `plain`, holds.
 pub fn read(tree: &mut Tree, from: impl Read, plain: &Path) -> Result<()> {
     for entry in tar::Archive::new(from).entries()? {
-        add(tree, &entry?, plain)?;
+        add(tree, &entry.map_err(printable)?, plain)?;
     }
     Ok(())
+}
+
+/// The library quotes what it cannot read; what may be any file is not for a terminal.
+fn printable(error: io::Error) -> io::Error {
+    let text: String = error.to_string().chars().take(120).flat_map(char::escape_debug).collect();
+    io::Error::new(error.kind(), text)
 }
 
 /// The archive itself, or a decompressed copy.

@@ -281,3 +281,9 @@ fn names_and_targets_that_no_file_has_are_refused() {
         from_archive(&linked(target)).expect_err(target);
     }
 }
+
+#[test]
+fn what_is_no_archive_is_not_quoted_as_it_is() {
+    let error = from_archive(&b"\x1b[31mno\ntar\n".repeat(100)).unwrap_err().root_cause().to_string();
+    assert!(!error.contains(char::is_control) && error.len() < 400, "{error}");
+}

@@ -16,8 +16,8 @@ pub struct Program {
     /// Set an environment variable (repeatable)
     #[arg(long = "env", value_name = "K=V", value_parser = clap::builder::OsStringValueParser::new().try_map(environment))]
     pub env: Vec<OsString>,
-    /// Working directory of the program
-    #[arg(long, value_name = "DIR", default_value = "/")]
+    /// Working directory of the program: an absolute path in its root file system
+    #[arg(long, value_name = "DIR", default_value = "/", value_parser = absolute)]
     pub workdir: String,
     /// The program, an ELF file on the host or a path inside --rootfs, and its arguments, passed on as they are
     // One list: clap goes on looking for options between two positional arguments.
@@ -34,6 +34,14 @@ impl Program {
     /// Its arguments.
     pub fn args(&self) -> &[OsString] {
         self.command.get(1..).unwrap_or_default()
+    }
+}
+
+fn absolute(text: &str) -> Result<String, String> {
+    if text.starts_with('/') {
+        Ok(text.to_owned())
+    } else {
+        Err("an absolute path is wanted, such as /tmp".into())
     }
 }
 
