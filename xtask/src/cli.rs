@@ -131,7 +131,7 @@ pub struct Doctor {
 /// What `test` takes.
 #[derive(Debug, Args)]
 pub struct Test {
-    /// Leave out what takes long: Miri and the end-to-end tests marked slow
+    /// Leave out what takes long: Miri and the end-to-end tests
     #[arg(long)]
     pub quick: bool,
     /// Run only the checks whose name, or the tests whose name, contains this
