@@ -1,4 +1,5 @@
-//! The SNP emulator keeps what AMD's manuals promise: the conformance guest says so, and every way to end a guest is reported as what it is.
+//! The SNP emulator keeps what AMD's manuals promise: the conformance guest says so, and every way to end a guest is reported as what it is. Its attacks bite a guest
+//! that does not defend itself.
 
 use std::process::Command;
 
@@ -47,6 +48,25 @@ fn the_emulator_conforms() {
         suite.check(format!("checks {words:?}"), move || conforms(words));
     }
     suite.run_in_guest_only();
+}
+
+/// The least number of attacks, so that they cannot become fewer unnoticed.
+const ATTACKS: usize = 36;
+
+#[test]
+fn every_attack_bites_a_guest_without_defences() {
+    if oracle_only() {
+        return;
+    }
+    let mut command = Command::new(xtask());
+    command.args(["conformance", "--malice"]);
+    let _slot = Slot::take();
+    let outcome = feed(command, b"");
+    let text = outcome.text();
+    let sum = text.lines().last().unwrap_or_default();
+    let passed = sum.strip_suffix(" passed, 0 failed").and_then(|number| number.parse().ok());
+    assert!(passed.is_some_and(|passed: usize| passed >= ATTACKS), "`{sum}`{}\n{text}", outcome.tail());
+    assert_eq!(outcome.status, 0, "{}", outcome.tail());
 }
 
 /// Scenario; `ending`, what `words` must say, and, for terminations, set and code.

@@ -20,6 +20,8 @@ pub struct Block {
     pub c_bit: u64,
     /// What to do: a [`crate::scenario::Scenario`].
     pub scenario: u64,
+    /// What the host is about to do: a [`crate::attack::Attack`], with [`crate::scenario::Scenario::Naive`].
+    pub attack: u64,
     /// 64 or 32: bits of the mode that the first instruction runs in.
     pub entry: u64,
     /// This block's own address, which is in RSI at the entry.

@@ -1,6 +1,7 @@
 //! The IGVM file of the conformance guest: the program, its zeroed data as pages without data, and one page of every kind that a launch has.
 
 use anyhow::{Context, Result};
+use conformance::attack::Attack;
 use conformance::block::{Block, MAGIC, MEASURED, UNMEASURED};
 use conformance::scenario::Scenario;
 use litebox_igvm::format::{
@@ -26,6 +27,8 @@ pub struct Image<'a> {
     pub c_bit: u32,
     /// What it is to do.
     pub scenario: Scenario,
+    /// What the host is going to do to it, with [`Scenario::Naive`].
+    pub attack: Option<Attack>,
     /// How it starts.
     pub entry: Entry,
 }
@@ -47,6 +50,8 @@ impl Image<'_> {
             magic: MAGIC,
             c_bit: self.c_bit.into(),
             scenario: self.scenario as u64,
+            // A number that is no attack's where there is none.
+            attack: self.attack.map_or(u64::MAX, |attack| attack as u64),
             entry: if self.entry == Entry::Long { 64 } else { 32 },
             itself: take(1),
             tables: take(3),
@@ -167,8 +172,8 @@ mod tests {
         };
         for c_bit in [51, 47] {
             for entry in [Entry::Long, Entry::Protected] {
-                let file =
-                    Image { kernel: &kernel, c_bit, scenario: Scenario::Checks, entry }.build().unwrap();
+                let (scenario, attack) = (Scenario::Checks, None);
+                let file = Image { kernel: &kernel, c_bit, scenario, attack, entry }.build().unwrap();
                 for profile in [HostProfile::Specification, HostProfile::Qemu] {
                     assert!(
                         LoadPlan::new(&IgvmFile::parse(&file).unwrap(), profile).is_ok(),

@@ -1,12 +1,14 @@
 //! `conformance`: builds the conformance guest (`qemu/conformance/`) as an IGVM file, and runs it in the emulator or leaves it to be run elsewhere.
 
 mod image;
+mod malice;
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ::conformance::attack::Attack;
 use ::conformance::scenario::Scenario;
 use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -29,7 +31,8 @@ const MEMORY: &str = "128M";
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The guest writes a line for each check that fails or is skipped to the serial port 0x3f8, then their sums. It ends with status 0 (ACPI
-soft-off) if none failed, else with 1 (debug-exit port 0xf4). A scenario is a boot that must end the guest in a certain way; the emulator's JSON says how it did.")]
+soft-off) if none failed, else with 1 (debug-exit port 0xf4). A scenario is a boot that must end the guest in a certain way; the emulator's JSON says how it did.
+--malice boots a guest that defends itself against nothing under each attack of qemu/conformance/malice/, and checks that the attack works.")]
 pub struct Conformance {
     /// Position of the C-bit
     #[arg(long, value_name = "51|47", default_value = "51", value_parser = PossibleValuesParser::new(["51", "47"]))]
@@ -43,6 +46,9 @@ pub struct Conformance {
     /// What to do: all checks, or one thing that ends the guest
     #[arg(long, value_name = "NAME", default_value = "checks", value_parser = PossibleValuesParser::new(Scenario::ALL.iter().map(|s| s.name())).try_map(scenario))]
     pub scenario: Scenario,
+    /// Attack a guest without defences instead, by this script or by all
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = ALL, conflicts_with_all = ["scenario", "write", "json", "trace"], value_parser = PossibleValuesParser::new(attacks()))]
+    pub malice: Option<String>,
     /// Write the IGVM file, for another host, and do not run it
     #[arg(long, value_name = "FILE.igvm", conflicts_with_all = ["json", "trace", "timeout"])]
     pub write: Option<PathBuf>,
@@ -58,6 +64,13 @@ pub struct Conformance {
     /// What executes the emulator
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub accel: Accel,
+}
+
+/// All attacks, on the command line.
+const ALL: &str = "all";
+
+fn attacks() -> impl Iterator<Item = &'static str> {
+    [ALL].into_iter().chain(Attack::ALL.iter().map(|attack| attack.name()))
 }
 
 fn scenario(name: String) -> Result<Scenario, String> {
@@ -81,7 +94,12 @@ fn attempt(args: &Conformance) -> Result<i32> {
     let file = fs::read(&guest).with_context(|| format!("cannot read {}", guest.display()))?;
     let kernel = Kernel::parse(&file)?;
     let c_bit = args.c_bit.parse().context("--c-bit")?;
-    let image = Image { kernel: &kernel, c_bit, scenario: args.scenario, entry: args.entry }.build()?;
+    if let Some(name) = &args.malice {
+        let chosen = Attack::from_name(name).map_or_else(|| Attack::ALL.to_vec(), |attack| vec![attack]);
+        return malice::carry_out(&chosen, args, &kernel, c_bit);
+    }
+    let (scenario, attack) = (args.scenario, None);
+    let image = Image { kernel: &kernel, c_bit, scenario, attack, entry: args.entry }.build()?;
     if let Some(path) = &args.write {
         fs::write(path, image).with_context(|| format!("cannot write {}", path.display()))?;
         return Ok(0);

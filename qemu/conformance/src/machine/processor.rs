@@ -95,12 +95,31 @@ unsafe extern "C" {
 
 /// A #VC at [`Command::Read`] is its result. Whether it was one.
 pub fn outcome(frame: &mut traps::Frame) -> bool {
-    if frame.vector != traps::VC || frame.rip != conformance_read as *const () as u64 {
+    if frame.vector != traps::VC || !is_reading(frame) {
         return false;
     }
-    frame.registers[14] = FAULT | frame.error;
-    frame.rip = (&raw const conformance_read_end) as u64;
+    finish_read(frame, FAULT | frame.error);
     true
+}
+
+/// Reads a quadword by an instruction that handlers know.
+///
+/// # Safety
+/// The address is mapped, and if there is something of Rust's, it may be read there.
+pub unsafe fn read(address: u64) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { conformance_read(address) }
+}
+
+/// Whether an exception came up in [`read`]; the address is in RDI.
+pub fn is_reading(frame: &traps::Frame) -> bool {
+    frame.rip == conformance_read as *const () as u64
+}
+
+/// Lets a read that faulted end with this value.
+pub fn finish_read(frame: &mut traps::Frame, value: u64) {
+    frame.set_rax(value);
+    frame.rip = (&raw const conformance_read_end) as u64;
 }
 
 /// A page with the state of a CPU in it that has not become a VMSA yet.
@@ -266,7 +285,7 @@ fn obey(number: usize, command: u64, argument: u64) -> u64 {
     let page = ghcb::page_of(number);
     match command {
         // SAFETY: the first CPU gives addresses of the arena's pages, in the windows; a #VC is an outcome.
-        c if c == Command::Read as u64 => unsafe { conformance_read(argument) },
+        c if c == Command::Read as u64 => unsafe { read(argument) },
         c if c == Command::Halt as u64 => {
             cpu::halt_with_interrupts();
             0

@@ -1,10 +1,11 @@
 //! Exceptions and interrupts: descriptor tables, and what is done about each.
 //!
-//! An exception while the probe runs ([`super::probe`]) is its outcome. Otherwise: interrupts and NMIs are counted per CPU and ended at the APIC; #VC at
+//! An exception while the probe runs ([`super::probe`]) is its outcome. The naive guest ([`crate::naive`]) has ways of its own. Otherwise: interrupts and NMIs are counted per CPU and ended at the APIC; #VC at
 //! CPUID is answered with zeros, for libraries that look for CPU features; anything else ends the guest.
 
 use super::global::Global;
 use super::{cpu, ghcb, give_up, probe, processor};
+use crate::naive;
 use crate::suite::CPUS;
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +63,10 @@ impl Frame {
     pub fn rax(&self) -> u64 {
         self.registers[14]
     }
+    /// Changes RAX.
+    pub fn set_rax(&mut self, value: u64) {
+        self.registers[14] = value;
+    }
     /// RBX.
     pub fn rbx(&self) -> u64 {
         self.registers[13]
@@ -73,6 +78,10 @@ impl Frame {
     /// RDX.
     pub fn rdx(&self) -> u64 {
         self.registers[11]
+    }
+    /// RDI.
+    pub fn rdi(&self) -> u64 {
+        self.registers[9]
     }
 }
 
@@ -271,7 +280,8 @@ fn end_of_interrupt(cpu: usize) {
 extern "C" fn handle(frame: &mut Frame) {
     let vector = frame.vector;
     let cpu = this_cpu();
-    let expected = if cpu == 0 { probe::outcome(frame) } else { processor::outcome(frame) };
+    let expected =
+        if cpu == 0 { probe::outcome(frame) || naive::trap(frame) } else { processor::outcome(frame) };
     if expected {
         return;
     }

@@ -14,7 +14,7 @@ const PORTS: &str = "GHCB 4.1.2";
 const MMIO: &str = "GHCB 4.1.1";
 const FW_CFG: &str = "QEMU, fw_cfg";
 /// A register of the serial port that only keeps what is written.
-const SCRATCH_REGISTER: u16 = 0x3ff;
+pub const SCRATCH_REGISTER: u16 = 0x3ff;
 const PCI_ADDRESS: u16 = 0xcf8;
 const PCI_DATA: u16 = 0xcfc;
 const FW_CFG_DMA: u16 = 0x514;

@@ -1,21 +1,22 @@
 //! The checks, a file for each subject, and the order they are made in.
 
-mod devices;
+pub mod devices;
 mod entry;
 mod interrupts;
-mod launch;
+pub mod launch;
 mod msr_protocol;
 mod page_state;
 mod processors;
-mod psp;
+pub mod psp;
 mod pvalidate;
 mod requests;
 mod rmpadjust;
 mod vc;
 
-use crate::endings;
 use crate::machine::{arena, entry as entered, ghcb, give_up, paging, probe, start_heap, traps};
 use crate::report::Report;
+use crate::{endings, naive};
+use conformance::attack::Attack;
 use conformance::block::{Block, MAGIC};
 use conformance::scenario::Scenario;
 use zerocopy::FromBytes;
@@ -66,6 +67,10 @@ pub extern "C" fn main(block: u64) -> ! {
     let guest = Guest { block };
     match Scenario::from_number(block.scenario) {
         Some(Scenario::Checks) => checks(&guest),
+        Some(Scenario::Naive) => match Attack::from_number(block.attack) {
+            Some(attack) => naive::run(&guest, attack),
+            None => give_up(format_args!("no attack {}", block.attack)),
+        },
         Some(scenario) => endings::run(scenario),
         None => give_up(format_args!("no scenario {}", block.scenario)),
     }

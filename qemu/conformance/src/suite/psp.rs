@@ -17,9 +17,9 @@ const EXTENDED: &str = "GHCB 4.1.8";
 const REPORTS: &str = "ABI, ATTESTATION_REPORT";
 const KEYS: &str = "ABI, MSG_KEY_REQ";
 /// Status codes of the firmware.
-const BAD_MEASUREMENT: u64 = 0x0b;
+pub const BAD_MEASUREMENT: u64 = 0x0b;
 const INVALID_PARAM: u64 = 0x16;
-const AEAD_OFLOW: u64 = 0x1d;
+pub const AEAD_OFLOW: u64 = 0x1d;
 /// SW_EXITINFO2 of an extended request with too little room.
 const INVALID_LEN: u64 = 1 << 32;
 

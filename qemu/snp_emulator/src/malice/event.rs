@@ -65,6 +65,17 @@ pub const REQUESTS: [&str; 38] = [
 ];
 
 impl Moment {
+    /// All of them.
+    pub const ALL: [Moment; 7] = [
+        Moment::Launch,
+        Moment::Exit,
+        Moment::Request,
+        Moment::Answer,
+        Moment::Validate,
+        Moment::Convert,
+        Moment::Touch,
+    ];
+
     /// The kinds that it has.
     pub fn kinds(self) -> &'static [&'static str] {
         match self {

@@ -6,6 +6,7 @@
 
 pub mod event;
 pub mod journal;
+pub mod kind;
 pub mod places;
 pub mod psp;
 pub mod rings;

@@ -57,12 +57,35 @@ fn translate(text: &str, file: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn read(text: &str) -> Result<Script> {
-    let raw: RawScript = match toml::from_str(text) {
-        Ok(raw) => raw,
-        // Its own words name line and column.
-        Err(error) => bail!("{}", error.to_string().trim_end()),
-    };
+/// What a script says of itself to a suite of scripts: how the guest ends.
+#[derive(Debug)]
+pub struct Expectation {
+    /// The exit status.
+    pub status: i32,
+    /// The emulator's name for the ending.
+    pub ending: Option<String>,
+}
+
+/// What a script expects of the guest; `None` where it says nothing.
+///
+/// # Errors
+/// It is no script.
+pub fn expectation(text: &str) -> Result<Option<Expectation>> {
+    let expect = parse(text)?.expect;
+    Ok(expect.map(|expect| Expectation { status: expect.status, ending: expect.ending }))
+}
+
+fn parse(text: &str) -> Result<RawScript> {
+    // Its own words name line and column.
+    toml::from_str(text).map_err(|error| anyhow::anyhow!("{}", error.to_string().trim_end()))
+}
+
+/// Reads a script's text.
+///
+/// # Errors
+/// The first mistake, with its line.
+pub fn read(text: &str) -> Result<Script> {
+    let raw = parse(text)?;
     script(&raw).map_err(|mistake| {
         let line = text.get(..mistake.at.start).unwrap_or_default().matches('\n').count() + 1;
         anyhow::anyhow!("line {line}: {}", mistake.why)
@@ -167,17 +190,8 @@ impl Reader<'_> {
     fn trigger(&self) -> Result<Trigger, Mistake> {
         let raw = self.raw;
         let name = raw.on.get_ref().as_str();
-        let moments = [
-            Moment::Launch,
-            Moment::Exit,
-            Moment::Request,
-            Moment::Answer,
-            Moment::Validate,
-            Moment::Convert,
-            Moment::Touch,
-        ];
-        let Some(on) = moments.into_iter().find(|moment| moment.name() == name) else {
-            let known: Vec<_> = moments.iter().map(|moment| moment.name()).collect();
+        let Some(on) = Moment::ALL.into_iter().find(|moment| moment.name() == name) else {
+            let known: Vec<_> = Moment::ALL.iter().map(|moment| moment.name()).collect();
             return Err(Mistake::new(
                 raw.on.span(),
                 format!("there is no on = \"{name}\"; there are {}", known.join(", ")),

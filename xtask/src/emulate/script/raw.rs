@@ -18,9 +18,8 @@ pub struct RawScript {
     /// What kind of attack it is, for suites of scripts.
     #[serde(rename = "attack")]
     pub _attack: Option<String>,
-    /// How a guest that defends itself ends, for suites of scripts.
-    #[serde(rename = "expect")]
-    pub _expect: Option<RawExpect>,
+    /// How the guest ends, for suites of scripts.
+    pub expect: Option<RawExpect>,
     pub secret: Option<Spanned<Bytes>>,
     pub seed: Option<Number>,
     pub tick: Option<Spanned<Number>>,
@@ -33,14 +32,12 @@ pub struct RawScript {
 #[serde(deny_unknown_fields)]
 pub struct RawExpect {
     /// The exit status.
-    #[serde(rename = "status")]
-    pub _status: i32,
+    pub status: i32,
     /// The name of the guest's reason code.
     #[serde(rename = "reason")]
     pub _reason: Option<String>,
     /// The emulator's name for the ending.
-    #[serde(rename = "ending")]
-    pub _ending: Option<String>,
+    pub ending: Option<String>,
 }
 
 macro_rules! rule {
