@@ -20,6 +20,7 @@ pub mod malice;
 pub mod memory;
 pub mod nested;
 pub mod options;
+pub mod queues;
 pub mod rmp;
 pub mod vm;
 pub mod vmcb;

@@ -9,7 +9,6 @@ pub mod journal;
 pub mod kind;
 pub mod places;
 pub mod psp;
-pub mod rings;
 pub mod scan;
 pub mod script;
 pub mod wire;
@@ -18,7 +17,6 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use event::Event;
 use journal::Journal;
-use rings::Rings;
 use scan::Scanner;
 use script::{Injection, Rule, Script, When};
 
@@ -93,8 +91,6 @@ pub struct Malice {
     pub shared: Vec<u64>,
     /// Pages that were copied, by slot.
     pub copies: BTreeMap<u8, Copy>,
-    /// What the guest told its devices about their queues.
-    pub rings: Rings,
     /// Address of the last access structure of fw_cfg, in the two halves in which the guest says it.
     pub fw_cfg: [u32; 2],
     /// The answer to the request that is being served.
@@ -131,7 +127,6 @@ impl Malice {
             validated: Vec::new(),
             shared: Vec::new(),
             copies: BTreeMap::new(),
-            rings: Rings::default(),
             fw_cfg: [0; 2],
             turn: Turn::Serve,
             injections: Vec::new(),

@@ -1,12 +1,14 @@
-//! Devices that reach memory by themselves: a transfer of fw_cfg's is looked at before QEMU sees it.
+//! Devices that reach memory by themselves: a transfer of fw_cfg's and a notified virtqueue are looked at before QEMU sees them.
 //!
 //! QEMU's devices know no reverse map table and would read and write private memory in the clear. Invariant: a transfer that is passed on names shared memory
-//! only, its control structure included. Source: QEMU, docs/specs/fw_cfg.rst, "Guest-side DMA Interface". Virtio queues are not looked at.
+//! only, its control structure or its rings included. What the guest makes private after it has given it to a device is not looked at again. Source: QEMU,
+//! docs/specs/fw_cfg.rst, "Guest-side DMA Interface"; virtio, by [`crate::queues`].
 
 use super::Machine;
 use crate::ending::Ending;
 use crate::hardware::Hardware;
 use crate::memory::PhysicalMemory;
+use crate::queues::pci;
 use crate::rmp::PAGE;
 
 /// The register that takes the upper half of a control structure's address.
@@ -39,6 +41,39 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         let Some(end) = address.checked_add(length.into()) else { return private(address) };
         let mut pages = (address & !(PAGE - 1)..end).step_by(PAGE as usize);
         pages.find(|&page| self.shared(page, PAGE).is_none()).and_then(private)
+    }
+}
+
+impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
+    /// A write to device memory that is about to be done. The end, if it tells a virtio device to use what is not shared.
+    pub(super) fn queue_notified(&mut self, gpa: u64, value: u64) -> Option<Ending> {
+        self.find_functions();
+        let queue = self.queues.notified(gpa, value)?;
+        // Taken out so that it can look at memory.
+        let mut queues = core::mem::take(&mut self.queues);
+        let unshared = queues.unshared(&self.memory, queue, |gpa| self.shared(gpa, 1));
+        self.queues = queues;
+        unshared.map(|gpa| Ending::PrivateDma { gpa, device: "a virtio device" })
+    }
+
+    /// A write to device memory: what it says of a queue.
+    pub(super) fn queue_written(&mut self, gpa: u64, size: u8, value: u64) {
+        if pci::WINDOW.contains(&gpa) {
+            self.queues.forget_functions();
+            return;
+        }
+        self.find_functions();
+        self.queues.write(gpa, size, value);
+        if let Some(register) = self.queues.enables(gpa, value) {
+            let size = self.hardware.mmio_read(register, 2);
+            self.queues.write(register, 2, size);
+        }
+    }
+
+    fn find_functions(&mut self) {
+        if self.queues.needs_functions() {
+            self.queues.set_functions(pci::find(&mut self.hardware));
+        }
     }
 }
 

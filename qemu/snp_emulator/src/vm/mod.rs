@@ -26,6 +26,7 @@ use crate::inject;
 use crate::malice::Malice;
 use crate::memory::{HostMap, PhysicalMemory};
 use crate::nested::Nested;
+use crate::queues::Queues;
 use crate::rmp::Rmp;
 use crate::vmcb::{Registers, Vmcb, efer, exit, intercept1, intercept2};
 use crate::vmsa;
@@ -176,6 +177,8 @@ pub struct Machine<H, M> {
     pub psp: Option<Box<dyn Psp>>,
     /// The upper half of the address of fw_cfg's next transfer.
     fw_cfg_high: u32,
+    /// What the guest told its devices about their queues.
+    queues: Queues,
     /// TSC at the first instruction.
     pub started: u64,
     /// The attacks of a script.
@@ -210,6 +213,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             policy: 0x3_0000,
             psp: None,
             fw_cfg_high: 0,
+            queues: Queues::default(),
             started: 0,
             malice: None,
         }

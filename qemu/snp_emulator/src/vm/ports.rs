@@ -10,6 +10,7 @@ use crate::ghcb::page::{Field, Malformed, Writer};
 use crate::hardware::Hardware;
 use crate::malice::scan::Seen;
 use crate::memory::PhysicalMemory;
+use crate::queues::pci;
 use crate::rmp::PAGE;
 
 /// The keyboard controller's command port: 0xFE pulses the CPU's reset line.
@@ -91,7 +92,12 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             KEYBOARD if value as u8 == 0xfe => return Some(Ending::Reset),
             RESET_CONTROL if value & 4 != 0 => return Some(Ending::Reset),
             PM1A_CONTROL if value >> 13 & 1 != 0 => return Some(Ending::PowerOff),
-            _ => self.hardware.port_out(port, size, value),
+            _ => {
+                if pci::DATA_PORTS.contains(&port) {
+                    self.queues.forget_functions();
+                }
+                self.hardware.port_out(port, size, value);
+            }
         }
         None
     }
@@ -116,8 +122,12 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         if write {
             self.memory.read(at, bytes.get_mut(part).unwrap_or_default());
             self.counters.io_bytes += u64::from(size);
+            let value = u64::from_le_bytes(bytes);
+            if let Some(end) = self.queue_notified(gpa, value) {
+                return Answer::After(Next::End(end), 0);
+            }
             self.passes(Seen::Mmio(gpa), bytes.get(part).unwrap_or_default());
-            self.mmio_write(cpu, gpa, size, u64::from_le_bytes(bytes));
+            self.mmio_write(cpu, gpa, size, value);
         } else {
             bytes = self.mmio_read(cpu, gpa, size).to_le_bytes();
             self.memory.write(at, bytes.get(part).unwrap_or_default());
@@ -162,7 +172,10 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
                     self.program_pin(pin);
                 }
             }
-            _ if is_device(gpa) => self.hardware.mmio_write(gpa, size, value),
+            _ if is_device(gpa) => {
+                self.queue_written(gpa, size, value);
+                self.hardware.mmio_write(gpa, size, value);
+            }
             _ => {}
         }
     }

@@ -49,8 +49,8 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
                 );
             }
             Place::Ring(ring, at) => {
-                self.await_device(malice, &ring);
-                let gpa = malice.rings.address(&self.memory, &ring, |gpa| self.shared(gpa, 1))?;
+                self.await_device(&ring);
+                let gpa = self.queues.address(&self.memory, &ring, |gpa| self.shared(gpa, 1))?;
                 let gpa = gpa + u64::from(at);
                 (gpa, format!("{:?} of queue {} changed at {gpa:#x}", ring.part, ring.queue))
             }
@@ -105,9 +105,9 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
     }
 
     /// Waits for a device to have used all that the guest made available to it.
-    fn await_device(&self, malice: &Malice, ring: &Ring) {
+    fn await_device(&self, ring: &Ring) {
         let begin = self.hardware.tsc();
-        let done = || match malice.rings.indices(&self.memory, ring, |gpa| self.shared(gpa, 1)) {
+        let done = || match self.queues.indices(&self.memory, ring, |gpa| self.shared(gpa, 1)) {
             Some((available, used)) => available == used,
             None => true,
         };

@@ -44,7 +44,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
             PageRef::Event => event.gpa?,
             PageRef::Question => scene.messages?.0,
             PageRef::Reply => scene.messages?.1,
-            PageRef::Ring(ring) => malice.rings.address(&self.memory, &ring, |gpa| self.shared(gpa, 1))?,
+            PageRef::Ring(ring) => self.queues.address(&self.memory, &ring, |gpa| self.shared(gpa, 1))?,
         };
         let page = address & 0x000f_ffff_ffff_f000;
         self.map.is_ram(page).then_some(page)

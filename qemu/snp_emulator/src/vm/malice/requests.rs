@@ -149,13 +149,11 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         }
     }
 
-    /// What later attacks need to know: where rings are, and what fw_cfg is told.
+    /// What later attacks need to know: what fw_cfg is told.
     fn note_device_write(&mut self, exit: &Exit, block: &Block) {
         let write = self.device_write(exit, block);
-        let (Some(malice), Some((mmio, at, _, value))) = (self.malice.as_mut(), write) else { return };
-        if mmio {
-            malice.rings.write(at, value as u32);
-        } else if let Some(half) = at.checked_sub(FW_CFG_DMA.into()).filter(|at| at % 4 == 0)
+        let (Some(malice), Some((false, at, _, value))) = (self.malice.as_mut(), write) else { return };
+        if let Some(half) = at.checked_sub(FW_CFG_DMA.into()).filter(|at| at % 4 == 0)
             && let Some(half) = malice.fw_cfg.get_mut((half / 4) as usize)
         {
             *half = (value as u32).swap_bytes();

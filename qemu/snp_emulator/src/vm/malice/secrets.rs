@@ -2,7 +2,6 @@
 
 use super::super::Machine;
 use crate::hardware::Hardware;
-use crate::malice::rings;
 use crate::malice::scan::{Scanner, Seen};
 use crate::memory::{Attribute, PhysicalMemory};
 use crate::rmp::PAGE;
@@ -13,7 +12,7 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
         let Some(scanner) = self.malice.as_mut().and_then(|malice| malice.scanner.as_mut()) else { return };
         scanner.pass(through, bytes);
         if let Seen::Mmio(gpa) = through
-            && rings::register(gpa).is_some_and(|(_, register)| register == rings::QUEUE_NOTIFY)
+            && self.queues.notified(gpa, 0).is_some()
         {
             self.scan_shared();
         }
