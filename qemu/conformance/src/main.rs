@@ -15,6 +15,8 @@ mod endings;
 #[cfg(target_os = "none")]
 mod machine;
 #[cfg(target_os = "none")]
+mod measure;
+#[cfg(target_os = "none")]
 mod naive;
 #[cfg(target_os = "none")]
 mod report;

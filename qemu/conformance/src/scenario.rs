@@ -39,6 +39,8 @@ named! {
         BadVmsa = "bad-vmsa",
         /// A device is told to write into a private page.
         DeviceToPrivate = "device-to-private",
+        /// What exits cost.
+        Measure = "measure",
         /// A guest that defends itself against nothing, while the host does what [`crate::attack`] says.
         Naive = "naive",
     }

@@ -4,23 +4,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::process::Output;
 
 use ::conformance::attack::Attack;
 use ::conformance::scenario::Scenario;
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
 use serde_json::Value;
 
 use super::image::Image;
-use super::{Conformance, MEMORY};
+use super::{Boot, Conformance};
 use crate::emulate::script;
 use crate::host;
 use crate::igvm::kernel::Kernel;
-
-/// A boot that takes longer hangs.
-const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Where the scripts are.
 fn scripts() -> PathBuf {
@@ -61,37 +56,9 @@ fn boot(
 ) -> Result<std::result::Result<String, String>> {
     let (scenario, attack_of) = (Scenario::Naive, Some(attack));
     let image = Image { kernel, c_bit, scenario, attack: attack_of, entry: args.entry }.build()?;
-    let file = |what: &str| {
-        std::env::temp_dir().join(format!("malice.{}.{}.{what}", std::process::id(), attack.name()))
-    };
-    let (igvm, json) = (file("igvm"), file("json"));
-    fs::write(&igvm, image).with_context(|| format!("cannot write {}", igvm.display()))?;
-    let output = emulate(&igvm, &script_of(attack), &json, args, c_bit);
-    let report = fs::read(&json);
-    for made in [igvm, json] {
-        // What is not there need not be removed.
-        let _ = fs::remove_file(made);
-    }
-    let report = report.ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or(Value::Null);
-    judge(&script_of(attack), &output?, &report)
-}
-
-/// Boots the file in a process of its own, as a user would.
-fn emulate(igvm: &Path, script: &Path, json: &Path, args: &Conformance, c_bit: u32) -> Result<Output> {
-    let program = std::env::current_exe().context("this program does not know its own path")?;
-    let timeout = args.timeout.unwrap_or(TIMEOUT).as_secs().to_string();
-    let accelerator =
-        args.accel.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-    Command::new(program)
-        .args(["emulate", "--memory", MEMORY, "--cpus", &args.cpus.to_string(), "--timeout", &timeout])
-        .args(["--c-bit", &c_bit.to_string(), "--accel", &accelerator, "--script"])
-        .arg(script)
-        .arg("--json")
-        .arg(json)
-        .arg(igvm)
-        .stdin(Stdio::null())
-        .output()
-        .context("cannot start the emulator")
+    let script = script_of(attack);
+    let (output, report) = Boot::new(attack.name(), &image)?.emulate(args, c_bit, Some(&script))?;
+    judge(&script, &output, &report)
 }
 
 /// Whether the guest was bitten as the script says.

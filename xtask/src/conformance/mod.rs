@@ -1,7 +1,9 @@
 //! `conformance`: builds the conformance guest (`qemu/conformance/`) as an IGVM file, and runs it in the emulator or leaves it to be run elsewhere.
 
+mod boot;
 mod image;
 mod malice;
+mod measure;
 
 use std::fs;
 use std::io::{self, Write};
@@ -20,6 +22,7 @@ use crate::igvm::image::Entry;
 use crate::igvm::kernel::Kernel;
 use crate::kernel;
 use crate::protocol::status;
+use boot::Boot;
 use image::Image;
 
 /// The guest's package.
@@ -49,6 +52,9 @@ pub struct Conformance {
     /// Attack a guest without defences instead, by this script or by all
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = ALL, conflicts_with_all = ["scenario", "write", "json", "trace"], value_parser = PossibleValuesParser::new(attacks()))]
     pub malice: Option<String>,
+    /// Measure how long a start takes beside a plain one of QEMU, and what exits cost, instead
+    #[arg(long, conflicts_with_all = ["malice", "scenario", "write", "json", "trace"])]
+    pub measure: bool,
     /// Write the IGVM file, for another host, and do not run it
     #[arg(long, value_name = "FILE.igvm", conflicts_with_all = ["json", "trace", "timeout"])]
     pub write: Option<PathBuf>,
@@ -97,6 +103,9 @@ fn attempt(args: &Conformance) -> Result<i32> {
     if let Some(name) = &args.malice {
         let chosen = Attack::from_name(name).map_or_else(|| Attack::ALL.to_vec(), |attack| vec![attack]);
         return malice::carry_out(&chosen, args, &kernel, c_bit);
+    }
+    if args.measure {
+        return measure::measure(args, &kernel, c_bit);
     }
     let (scenario, attack) = (args.scenario, None);
     let image = Image { kernel: &kernel, c_bit, scenario, attack, entry: args.entry }.build()?;

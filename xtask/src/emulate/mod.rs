@@ -22,7 +22,7 @@ use machine::Machine;
 use report::Facts;
 
 /// The emulator's package.
-const PACKAGE: &str = "snp_emulator";
+pub const PACKAGE: &str = "snp_emulator";
 
 /// Boots the guest and returns the exit status.
 pub fn emulate(args: &Emulate) -> i32 {

@@ -5,8 +5,8 @@
 
 use super::global::Global;
 use super::{cpu, ghcb, give_up, probe, processor};
-use crate::naive;
 use crate::suite::CPUS;
+use crate::{measure, naive};
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -280,8 +280,10 @@ fn end_of_interrupt(cpu: usize) {
 extern "C" fn handle(frame: &mut Frame) {
     let vector = frame.vector;
     let cpu = this_cpu();
-    let expected =
-        if cpu == 0 { probe::outcome(frame) || naive::trap(frame) } else { processor::outcome(frame) };
+    let expected = match cpu {
+        0 => probe::outcome(frame) || naive::trap(frame) || measure::trap(frame),
+        _ => processor::outcome(frame),
+    };
     if expected {
         return;
     }

@@ -15,7 +15,7 @@ mod vc;
 
 use crate::machine::{arena, entry as entered, ghcb, give_up, paging, probe, start_heap, traps};
 use crate::report::Report;
-use crate::{endings, naive};
+use crate::{endings, measure, naive};
 use conformance::attack::Attack;
 use conformance::block::{Block, MAGIC};
 use conformance::scenario::Scenario;
@@ -67,6 +67,7 @@ pub extern "C" fn main(block: u64) -> ! {
     let guest = Guest { block };
     match Scenario::from_number(block.scenario) {
         Some(Scenario::Checks) => checks(&guest),
+        Some(Scenario::Measure) => measure::run(),
         Some(Scenario::Naive) => match Attack::from_number(block.attack) {
             Some(attack) => naive::run(&guest, attack),
             None => give_up(format_args!("no attack {}", block.attack)),

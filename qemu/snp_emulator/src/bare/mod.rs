@@ -53,6 +53,8 @@ fn pages(count: usize) -> u64 {
 }
 
 extern "C" fn main(start_info: u64) -> ! {
+    // An empty line, which says when this program began to whom that interests.
+    channel::write(b"\n");
     // SAFETY: the address is what the loader left in EBX at the PVH entry.
     let info = unsafe { start_info::read(start_info) };
     let reserve = info.option("reserve").unwrap_or(64) << 20;
