@@ -68,7 +68,7 @@ pub struct Run {
     /// Where it runs; `auto` takes snp where this host can, else snp-emulated, and says which
     #[arg(long, value_enum, default_value_t = Platform::Auto)]
     pub platform: Platform,
-    /// The machine's memory: bytes, or with a suffix K, M, G (at least 16M)
+    /// The machine's memory: bytes, or with a suffix K, M, G (16M to 3G)
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = memory_size)]
     pub memory: u64,
     /// End the machine after this many seconds, with status 124

@@ -118,6 +118,9 @@ fn attempt(args: &Run, ran: &mut Option<(Machine, bool)>) -> Result<Outcome, Fai
     if args.script.is_some() && boot != Boot::Emulator {
         return Err(anyhow!("--script is for the emulator: add --platform snp-emulated").into());
     }
+    if args.trace.is_some() && boot != Boot::Emulator {
+        return Err(anyhow!("--trace is the emulator's: add --platform snp-emulated").into());
+    }
     let script = args.script.as_deref().map(script::open).transpose()?;
     let kernel = kernel::build(args.kernel.as_deref().unwrap_or(kernel::PACKAGE))?;
     let accelerator = match boot {
@@ -235,8 +238,11 @@ fn choose_platform(args: &Run, qemu: &Path) -> Result<Boot, Failure> {
 
 /// The command that starts a launch image on SNP hardware, for other hands to start it.
 fn print_command(args: &Run) -> Result<(), Failure> {
-    let wanted = "--print-command is for a FILE.igvm that build-igvm wrote";
-    let built = igvm::Built::open(&args.program)?.context(wanted)?;
+    let app = Path::new(args.program.app());
+    fs::metadata(app).with_context(|| format!("cannot read {}", app.display()))?;
+    let built = igvm::Built::open(&args.program)?.with_context(|| {
+        format!("{}: no launch image: make one with `cargo xtask build-igvm -o NAME APP`", app.display())
+    })?;
     let path = |path: &Path| std::path::absolute(path).with_context(|| format!("{}", path.display()));
     let (igvm, image) = (path(Path::new(args.program.app()))?, path(&built.image)?);
     let mut machine = machine(PathBuf::new(), Accelerator::Kvm, args.memory, Some(image.clone()));
