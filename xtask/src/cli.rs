@@ -10,6 +10,7 @@ use crate::conformance::Conformance;
 use crate::emulate::arguments::Emulate;
 use crate::igvm::arguments::{BuildIgvm, Inspect, Measure, vmm};
 use crate::machine::Bus;
+use crate::owner::Words;
 use crate::workload::arguments::Program;
 
 /// Run one Linux program alone in a virtual machine, and what belongs to that.
@@ -40,6 +41,16 @@ pub enum Task {
     Measure(Measure),
     /// Explain an IGVM file: what lies where, what is measured, what is to run, who would refuse it
     Inspect(Inspect),
+    /// Check an attestation report: who signed it, and whether it says what is expected
+    Verify(Words),
+    /// Release secrets to guests whose reports pass
+    Broker(Words),
+    /// Check and open the result of a job
+    Open(Words),
+    /// Encrypt a file for a broker to keep
+    Seal(Words),
+    /// Make a key for an owner, a party or a broker
+    Keygen(Words),
     /// Check the SNP emulator, or any other host, with a guest that tries everything that AMD's manuals promise
     Conformance(Conformance),
     /// Fetch Debian's cloud kernel, for `emulate --linux`, and print the directory it is in

@@ -1,4 +1,4 @@
-//! The one command line: run, emulate, build-igvm, measure, inspect, test, bench, fuzz, doctor.
+//! The one command line: run, emulate, build-igvm, measure, inspect, verify, broker, test, bench, fuzz, doctor.
 
 mod accel;
 mod app;
@@ -17,6 +17,7 @@ mod install;
 mod kernel;
 mod launch;
 mod machine;
+mod owner;
 mod protocol;
 mod qemu;
 mod run;
@@ -44,6 +45,11 @@ fn main() {
         cli::Task::BuildIgvm(args) => igvm::build_igvm(&args),
         cli::Task::Measure(args) => igvm::measure(&args),
         cli::Task::Inspect(args) => igvm::inspect(&args),
+        cli::Task::Verify(args) => owner::run("verify", &args),
+        cli::Task::Broker(args) => owner::run("broker", &args),
+        cli::Task::Open(args) => owner::run("open", &args),
+        cli::Task::Seal(args) => owner::run("seal", &args),
+        cli::Task::Keygen(args) => owner::run("keygen", &args),
         cli::Task::Conformance(args) => conformance::conformance(&args),
         cli::Task::FetchLinux(args) => debian::fetch_linux(&args),
         cli::Task::Doctor(args) => doctor::doctor(&args),

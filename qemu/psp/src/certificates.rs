@@ -27,6 +27,11 @@ pub const ASK: Guid = 0x4ab7b379_bbac_4fe4_a02f_05aef327c782_u128.to_be_bytes();
 /// c0b406a4-a803-4952-9743-3fb6014cd0ae.
 pub const ARK: Guid = 0xc0b406a4_a803_4952_9743_3fb6014cd0ae_u128.to_be_bytes();
 
+/// a8074bc2-a25a-483e-aae6-39c045a0b8a1.
+pub const VLEK: Guid = 0xa8074bc2_a25a_483e_aae6_39c045a0b8a1_u128.to_be_bytes();
+/// 92f81bc3-5811-4d3d-97ff-d19f88dc67ea: a revocation list, which is no certificate.
+pub const CRL: Guid = 0x92f81bc3_5811_4d3d_97ff_d19f88dc67ea_u128.to_be_bytes();
+
 /// An entry of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

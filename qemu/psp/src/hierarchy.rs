@@ -26,7 +26,7 @@ use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::{ObjectIdentifier, SubjectPublicKeyInfo, SubjectPublicKeyInfoRef};
 use x509_cert::time::{Time, Validity};
 
-use crate::chip::Chip;
+use crate::chip::{Chip, TcbVersion};
 
 /// What every key is derived from. It is public: that is the point.
 pub const SEED: &[u8] = b"LiteBox SNP emulator: public test seed, version 1";
@@ -37,6 +37,10 @@ pub const ARK_NAME: &str = "CN=LiteBox TEST ARK - NOT AMD - worthless as proof,O
 pub const ASK_NAME: &str = "CN=LiteBox TEST ASK - NOT AMD - worthless as proof,OU=SNP emulator,O=LiteBox";
 /// Subject of a chip's certificate.
 pub const VCEK_NAME: &str = "CN=LiteBox TEST VCEK - NOT AMD - worthless as proof,OU=SNP emulator,O=LiteBox";
+/// Subject of a provider's certificate.
+pub const VLEK_NAME: &str = "CN=LiteBox TEST VLEK - NOT AMD - worthless as proof,OU=SNP emulator,O=LiteBox";
+/// cspID of a provider's certificate.
+pub const PROVIDER: &str = "litebox-test-provider";
 /// productName of a chip's certificate.
 pub const PRODUCT_NAME: &str = "LiteBox-TEST";
 
@@ -64,6 +68,8 @@ pub mod oid {
     pub const FMC: ObjectIdentifier = amd("1.3.6.1.4.1.3704.1.3.9");
     /// hwID: the chip's identity, its bytes as they are.
     pub const HARDWARE_ID: ObjectIdentifier = amd("1.3.6.1.4.1.3704.1.4");
+    /// cspID: the cloud provider, in a VLEK's certificate, where hwID is missing.
+    pub const PROVIDER_ID: ObjectIdentifier = amd("1.3.6.1.4.1.3704.1.5");
 }
 
 /// 2026-01-01 and 2049-12-31, in seconds since 1970. A test root's validity has to be long and reproducible, no more.
@@ -100,6 +106,24 @@ pub fn vcek(chip: &Chip) -> SigningKey {
     id.copy_from_slice(&chip.id);
     tcb.copy_from_slice(&chip.reported_tcb.to_bytes());
     key("VCEK", &context)
+}
+
+/// The key that signs the reports of the test provider's chips at this TCB, whichever chip it is.
+pub fn vlek(tcb: TcbVersion) -> SigningKey {
+    key("VLEK", &tcb.to_bytes())
+}
+
+/// The certificate for the key of [`vlek`], signed by the ASK, which stands for the ASVK here.
+pub fn vlek_certificate(tcb: TcbVersion) -> builder::Result<Vec<u8>> {
+    let mut extensions = level_extensions(tcb)?;
+    extensions.push(extension(oid::PROVIDER_ID, Ia5StringRef::new(PROVIDER)?.to_der()?)?);
+    let profile = Profile {
+        subject: Name::from_str(VLEK_NAME)?,
+        issuer: Name::from_str(ASK_NAME)?,
+        authority: None,
+        extensions,
+    };
+    certificate(profile, 4, vlek(tcb).verifying_key(), &key("ASK", &[]))
 }
 
 /// The certificates of a chip, in DER.
@@ -186,11 +210,18 @@ impl BuilderProfile for Profile {
     }
 }
 
+fn extension(extn_id: ObjectIdentifier, value: Vec<u8>) -> der::Result<Extension> {
+    Ok(Extension { extn_id, critical: false, extn_value: OctetString::new(value)? })
+}
+
 fn chip_extensions(chip: &Chip) -> der::Result<Vec<Extension>> {
-    let extension = |extn_id: ObjectIdentifier, value: Vec<u8>| {
-        der::Result::Ok(Extension { extn_id, critical: false, extn_value: OctetString::new(value)? })
-    };
-    let tcb = chip.reported_tcb;
+    let mut extensions = level_extensions(chip.reported_tcb)?;
+    extensions.push(extension(oid::HARDWARE_ID, chip.id.to_vec())?);
+    Ok(extensions)
+}
+
+/// What certificates of chips and of providers have in common.
+fn level_extensions(tcb: TcbVersion) -> der::Result<Vec<Extension>> {
     let levels = [
         (oid::BOOTLOADER, Some(tcb.bootloader)),
         (oid::TEE, Some(tcb.tee)),
@@ -207,14 +238,12 @@ fn chip_extensions(chip: &Chip) -> der::Result<Vec<Extension>> {
             extensions.push(extension(oid, level.to_der()?)?);
         }
     }
-    extensions.push(extension(oid::HARDWARE_ID, chip.id.to_vec())?);
     Ok(extensions)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chip::TcbVersion;
     use crate::report::ReportVersion;
     use sev::certs::snp::{Certificate as Theirs, Chain, Verifiable, builtin, ca};
     use x509_cert::Certificate;

@@ -73,14 +73,14 @@ fn key(name: &'static str, certificate: &Certificate) -> Result<VerifyingKey, Ve
 }
 
 /// The value of an extension that is there once.
-fn extension(certificate: &Certificate, oid: ObjectIdentifier) -> Option<&[u8]> {
+pub fn extension(certificate: &Certificate, oid: ObjectIdentifier) -> Option<&[u8]> {
     let mut found = certificate.tbs_certificate().extensions()?.iter().filter(|e| e.extn_id == oid);
     let value = found.next()?.extn_value.as_bytes();
     found.next().is_none().then_some(value)
 }
 
-/// The TCB that a VCEK is for.
-fn tcb(certificate: &Certificate) -> Option<TcbVersion> {
+/// The TCB that a VCEK or VLEK is for.
+pub fn certified_tcb(certificate: &Certificate) -> Option<TcbVersion> {
     let level = |oid| extension(certificate, oid).and_then(|value| u8::from_der(value).ok());
     Some(TcbVersion {
         fmc: level(oid::FMC),
@@ -105,7 +105,7 @@ pub fn verify_report(report: &[u8], vcek_der: &[u8]) -> Result<Report, VerifyErr
     if extension(&certificate, oid::HARDWARE_ID) != Some(report.chip_id.as_slice()) {
         return Err(VerifyError::Chip);
     }
-    let tcb = tcb(&certificate).ok_or(VerifyError::Certificate("VCEK"))?;
+    let tcb = certified_tcb(&certificate).ok_or(VerifyError::Certificate("VCEK"))?;
     if tcb.to_bytes() != report.reported_tcb {
         return Err(VerifyError::Tcb);
     }

@@ -1,0 +1,5 @@
+//! The commands.
+
+pub mod broker;
+pub mod keys;
+pub mod verify;
