@@ -10,7 +10,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use sev::certs::snp::Certificate as SevCertificate;
-use sev::firmware::host::{CertTableEntry, CertType};
 use test_psp::certificates as guids;
 use test_psp::hierarchy::oid;
 use test_psp::verify::extension;
@@ -185,19 +184,4 @@ fn entries(table: &[u8]) -> Option<Vec<([u8; 16], &[u8])>> {
         found.push((*guid, table.get(offset..offset.checked_add(length)?)?));
     }
     None
-}
-
-/// The certificates as entries of a table, which is Trustee's form of evidence.
-pub fn table_entries(bundle: &Bundle) -> Vec<CertTableEntry> {
-    let kinds = [
-        (&bundle.roots, CertType::ARK),
-        (&bundle.intermediates, CertType::ASK),
-        (&bundle.vceks, CertType::VCEK),
-        (&bundle.vleks, CertType::VLEK),
-    ];
-    let entry = |kind: &CertType, encoded: &Encoded| CertTableEntry {
-        cert_type: kind.clone(),
-        data: encoded.der.clone(),
-    };
-    kinds.iter().flat_map(|(list, kind)| list.iter().map(move |encoded| entry(kind, encoded))).collect()
 }
