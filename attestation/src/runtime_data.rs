@@ -19,7 +19,7 @@ pub fn report_data(runtime_data: &[u8]) -> [u8; 64] {
     data
 }
 
-/// REPORT_DATA of a report that `run-snp --report` asked for, with this nonce.
+/// REPORT_DATA of a report that the kernel asked for with this nonce.
 pub fn of_nonce(nonce: &[u8]) -> [u8; 64] {
     report_data(json!({"nonce": BASE64_STANDARD.encode(nonce)}).to_string().as_bytes())
 }

@@ -21,7 +21,7 @@ use clap::{Args, ValueEnum};
 Exit status: 0 the report is accepted; 1 it is refused; 125 there is nothing to judge.
 
 AMD's root and signing keys for Milan, Genoa and Turin are built in (those of the crate `sev`). The chip's certificate (VCEK) is not: it comes from
---certs, or from REPORT.certs, which `run-snp --report` writes beside a report if the host hands it out. For a VLEK, --certs has to have the ASVK too.
+--certs, or from REPORT.certs, a file beside the report. For a VLEK, --certs has to have the ASVK too.
 
 Revocation lists are not consulted. What each check means: docs/attestation.md.")]
 pub struct Verify {
@@ -30,7 +30,7 @@ pub struct Verify {
     /// What shall have been launched: the IGVM file, or the reference values that build-igvm wrote beside it
     #[arg(long, value_name = "FILE.igvm|REFERENCE.json")]
     pub expect: Option<PathBuf>,
-    /// The nonce that `run-snp --report --nonce` was given: then the report is no older than that
+    /// The nonce that the report was asked for with: then it is no older than that
     #[arg(long, value_name = "HEX", value_parser = bytes, conflicts_with = "report_data")]
     pub nonce: Option<Bytes>,
     /// REPORT_DATA as a whole, for reports that the workload asked for
