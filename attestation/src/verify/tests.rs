@@ -24,6 +24,17 @@ fn demands() -> Demands {
     Demands { image: Some(image()), report_data: Some([9; 64]), allow_emulated: true, ..Demands::default() }
 }
 
+/// One of every version and generation.
+fn every_chip() -> [Chip; 5] {
+    [
+        milan(ReportVersion::V3),
+        milan(ReportVersion::V5),
+        genoa(),
+        turin(ReportVersion::V3),
+        turin(ReportVersion::V5),
+    ]
+}
+
 fn good(chip: &Chip) -> Vec<u8> {
     signed(chip, unsigned(chip, [9; 64]))
 }
@@ -41,13 +52,7 @@ fn failures(change: impl FnOnce(&mut Raw), demands: &Demands) -> Vec<Check> {
 
 #[test]
 fn a_good_report_of_every_version_and_generation_is_accepted() {
-    for chip in [
-        milan(ReportVersion::V3),
-        milan(ReportVersion::V5),
-        genoa(),
-        turin(ReportVersion::V3),
-        turin(ReportVersion::V5),
-    ] {
+    for chip in every_chip() {
         let verdict = verify(&good(&chip), &bundle(&chip), &demands());
         assert!(verdict.accepted, "{verdict:?}");
         assert_eq!(verdict.warnings, [EMULATED_WARNING]);
@@ -74,13 +79,7 @@ fn version_2_is_read_and_cannot_answer_for_aliases() {
 /// What the PSP put at its offsets is what the `sev` crate finds in its fields: two readings of the same table.
 #[test]
 fn the_fields_are_those_at_their_offsets() {
-    for chip in [
-        milan(ReportVersion::V3),
-        milan(ReportVersion::V5),
-        genoa(),
-        turin(ReportVersion::V3),
-        turin(ReportVersion::V5),
-    ] {
+    for chip in every_chip() {
         let bytes = good(&chip);
         let raw = Raw::read_from_bytes(&bytes).unwrap();
         let report = crate::report::Report::parse(&bytes).unwrap();
@@ -206,12 +205,7 @@ fn without_certificates_or_with_strange_ones_there_is_no_root() {
 }
 
 fn chips() -> impl Strategy<Value = Chip> {
-    prop::sample::select(vec![
-        milan(ReportVersion::V3),
-        milan(ReportVersion::V5),
-        genoa(),
-        turin(ReportVersion::V5),
-    ])
+    prop::sample::select(every_chip().to_vec())
 }
 
 proptest! {

@@ -15,6 +15,7 @@ pub mod ending;
 pub mod ghcb;
 pub mod hardware;
 pub mod inject;
+mod json;
 pub mod load;
 pub mod malice;
 pub mod memory;

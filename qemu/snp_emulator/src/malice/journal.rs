@@ -1,6 +1,7 @@
 //! What was done to the guest, for the report: a test must be able to see that an attack really happened.
 
 use super::event::Event;
+use crate::json::json_string;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write;
@@ -65,9 +66,9 @@ impl Journal {
         for (i, attack) in self.attacks.iter().enumerate() {
             let comma = if i == 0 { "" } else { "," };
             let _ = write!(out, "{comma}{{\"rule\":");
-            string(out, self.rules.get(attack.rule).map_or("", String::as_str));
+            json_string(out, self.rules.get(attack.rule).map_or("", String::as_str));
             out.push_str(",\"action\":");
-            string(out, &attack.what);
+            json_string(out, &attack.what);
             let at = &attack.at;
             let _ =
                 write!(out, ",\"on\":\"{}\",\"kind\":\"{}\",\"cpu\":{}", at.moment.name(), at.kind, at.cpu);
@@ -88,33 +89,17 @@ impl Journal {
         out.push_str("],\"rules\":{");
         for (i, (name, done)) in self.rules.iter().zip(&self.done).enumerate() {
             out.push_str(if i == 0 { "" } else { "," });
-            string(out, name);
+            json_string(out, name);
             let _ = write!(out, ":{done}");
         }
         out.push_str("},\"never_carried_out\":[");
         let never = self.rules.iter().zip(&self.done).filter(|(_, done)| **done == 0);
         for (i, (name, _)) in never.enumerate() {
             out.push_str(if i == 0 { "" } else { "," });
-            string(out, name);
+            json_string(out, name);
         }
         out.push(']');
     }
-}
-
-/// A string of JSON.
-fn string(out: &mut String, text: &str) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => {
-                out.push('\\');
-                out.push(c);
-            }
-            c if c.is_control() => out.push(' '),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::cpuid::CpuidTable;
 use crate::ending::Ending;
 use crate::hardware::Hardware;
 use crate::inject;
+use crate::json::json_string;
 use crate::malice::Malice;
 use crate::memory::{HostMap, PhysicalMemory};
 use crate::nested::Nested;
@@ -227,17 +228,9 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
     /// Reports one line of the trace.
     pub fn trace(&mut self, cpu: usize, what: fmt::Arguments<'_>) {
         if self.config.trace {
-            let mut text = String::new();
-            for c in format!("{what}").chars() {
-                match c {
-                    '"' | '\\' => {
-                        text.push('\\');
-                        text.push(c);
-                    }
-                    _ => text.push(c),
-                }
-            }
-            let line = format!("{{\"trace\":\"{text}\",\"cpu\":{cpu}}}\n");
+            let mut line = String::from("{\"trace\":");
+            json_string(&mut line, &format!("{what}"));
+            line += &format!(",\"cpu\":{cpu}}}\n");
             self.hardware.report(line.as_bytes());
         }
     }
@@ -261,18 +254,8 @@ impl<H: Hardware, M: PhysicalMemory> Machine<H, M> {
     /// The report of the whole run, one line of JSON.
     pub fn summary(&self, ending: &Ending) -> String {
         use core::fmt::Write;
-        let mut out = format!("{{\"ending\":\"{}\",\"words\":\"", ending.name());
-        for c in format!("{ending}").chars() {
-            match c {
-                '"' | '\\' => {
-                    out.push('\\');
-                    out.push(c);
-                }
-                c if c.is_control() => out.push(' '),
-                c => out.push(c),
-            }
-        }
-        out.push('"');
+        let mut out = format!("{{\"ending\":\"{}\",\"words\":", ending.name());
+        json_string(&mut out, &format!("{ending}"));
         match ending {
             Ending::DebugExit(value) => drop(write!(out, ",\"value\":{value}")),
             Ending::Terminated(t) => drop(write!(out, ",\"set\":{},\"code\":{}", t.set, t.code)),
